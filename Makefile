@@ -1,0 +1,80 @@
+# Everything here sets itself up: a virtual environment in .venv from requirements.lock. Needs Python >= 3.11 and make, nothing else.
+# ARGS="..." is handed to the command a target runs; PYTHON=... chooses the interpreter .venv is made with.
+
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+READY := .venv/.ready
+
+# The sources in this directory are installed editable; a PYTHONPATH or virtual environment of the caller's must not come before them.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Set up again only when what is installed, or how, has changed.
+$(READY): requirements.lock pyproject.toml scripts/bootstrap
+	@PYTHON="$(PYTHON)" scripts/bootstrap
+	@touch $@
+
+.PHONY: setup
+setup: $(READY) ## make or update .venv (every other target does it by itself)
+
+.PHONY: demo
+demo: $(READY) ## run the main job on the embedded transport: stream a document to three live subscribers
+	@$(BIN)/fanwire demo $(ARGS)
+
+.PHONY: test
+test: $(READY) ## run all tests, with branch coverage of core (at least 90 %)
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+.PHONY: test-fast
+test-fast: $(READY) ## run the tests that take no seconds, without coverage (ARGS="-k hub")
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: test-wheel
+test-wheel: $(READY) ## build the wheel, install it elsewhere and run the fast tests against it
+	scripts/test-wheel $(ARGS)
+
+.PHONY: coverage
+coverage: $(READY) ## run all tests and write build/coverage/index.html
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html
+
+.PHONY: lint
+lint: style typecheck architecture ## run every checker: style, typecheck, architecture
+
+.PHONY: style
+style: $(READY) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: typecheck
+typecheck: $(READY) ## mypy strict and pyright strict
+	$(BIN)/mypy
+	$(BIN)/pyright --warnings --pythonpath $(BIN)/python
+
+.PHONY: architecture
+architecture: $(READY) ## import-linter: arrows point down only
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(READY) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(READY) ## run the fan-out benchmark and write benchmarks/results/
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: docs
+docs: $(READY) ## check that every relative link in the Markdown files leads somewhere
+	$(BIN)/python scripts/check_links.py
+
+.PHONY: lock
+lock: $(READY) ## refresh requirements.lock after a change of pyproject.toml (ARGS=--upgrade: newest versions)
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --all-extras --group dev $(ARGS) pyproject.toml -o requirements.lock
+
+.PHONY: clean
+clean: ## remove .venv, build/ and all caches
+	rm -rf .venv build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,62 @@
+"""Typed realtime channels for Python, over the message broker you already run.
+
+Map of the package, from what users write down to what talks to a broker:
+
+* declare: ``channels`` (also an import path of its own, without I/O), ``dynamic``, ``topics``, ``schemas``, ``names``
+* values: ``messages``, ``events``, ``capabilities``, ``errors``
+* use: ``realtime``, ``subscription``, ``batches``; ``outgoing`` and ``requests`` check what comes in
+* deliver: ``hub``
+* carry: ``transport`` (the contract), ``codec`` (the wire format), ``registry`` and ``config`` (which transport)
+* command line: ``cli``
+"""
+
+from __future__ import annotations
+
+from . import errors as errors
+from .capabilities import Capabilities as Capabilities
+from .channels import Channel as Channel
+from .channels import StaticChannel as StaticChannel
+from .channels import channel as channel
+from .messages import Cursor as Cursor
+from .messages import Gap as Gap
+from .messages import GapReason as GapReason
+from .messages import Message as Message
+from .messages import RawMessage as RawMessage
+from .messages import Receipt as Receipt
+from .messages import Start as Start
+from .messages import is_topic as is_topic
+from .realtime import Realtime as Realtime
+from .schemas import Schema as Schema
+from .schemas import static_schema as static_schema
+from .subscription import Subscription as Subscription
+from .topics import Outgoing as Outgoing
+from .topics import Topic as Topic
+from .topics import TopicRef as TopicRef
+from .topics import topic as topic
+
+__version__ = "0.1.0"
+
+__all__ = (
+    "Capabilities",
+    "Channel",
+    "Cursor",
+    "Gap",
+    "GapReason",
+    "Message",
+    "Outgoing",
+    "RawMessage",
+    "Realtime",
+    "Receipt",
+    "Schema",
+    "Start",
+    "StaticChannel",
+    "Subscription",
+    "Topic",
+    "TopicRef",
+    "__version__",
+    "channel",
+    "errors",
+    "is_topic",
+    "static_schema",
+    "topic",
+)

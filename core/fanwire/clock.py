@@ -1,0 +1,46 @@
+"""Time as a dependency: everything in core that waits, expires or stamps asks a Clock, so that tests need not sleep."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol, final
+
+import anyio
+
+__all__ = ("SYSTEM_CLOCK", "Clock", "SystemClock")
+
+
+class Clock(Protocol):
+    """Where core takes the time from."""
+
+    def time(self) -> float:
+        """Return seconds since 1970-01-01 UTC, for time stamps and ages."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, for intervals."""
+        ...
+
+    async def sleep(self, seconds: float, /) -> None:
+        """Wait that long; a cancellation point."""
+        ...
+
+
+@final
+class SystemClock:
+    """The machine's own clocks."""
+
+    def time(self) -> float:
+        """Return ``time.time()``."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return ``time.monotonic()``."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float, /) -> None:
+        """Wait ``seconds`` of the running event loop."""
+        await anyio.sleep(seconds)
+
+
+SYSTEM_CLOCK = SystemClock()

@@ -1,0 +1,205 @@
+"""The codec seam, and the default wire format: the envelope.
+
+The envelope is one compact JSON object of Inngest Realtime's shape plus ``id`` and ``key``, its members in this order, so that routing is a scan of its start::
+
+    {"id":"<publisher>.<n>","topic":…[,"key":…],"kind":"data","channel":…,"created_at":RFC3339 Z[,"run_id":…][,"headers":{…}],"data":…}
+
+The scan accepts only this prefix without a backslash; everything else takes the JSON parser. Both refuse a frame with duplicate top-level members, since a browser would
+read the last of them and a scan the first: what a grant allows and what is shown could then differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn, Protocol, final
+
+from pydantic_core import from_json, to_json
+
+from .topics import TopicRef
+
+__all__ = ("ENVELOPE", "Codec", "Decoded", "EnvelopeCodec", "InvalidFrame")
+
+
+class InvalidFrame(ValueError):
+    """A frame that is not of the codec's format. Never reaches users as an exception: it is reported and skipped."""
+
+
+class Decoded(NamedTuple):
+    """What a frame says about itself, and its payload as one JSON value that may not be checked yet."""
+
+    id: str
+    topic: str
+    key: str | None
+    kind: str
+    channel: str
+    created_at: str | None
+    run_id: str | None
+    headers: Mapping[str, str] | None
+    data: bytes
+
+
+class Codec(Protocol):
+    """How a message becomes the bytes of a frame and back."""
+
+    name: str
+
+    def encode(
+        self,
+        ref: TopicRef[Any],  # Any: the payload is encoded already
+        data: bytes,
+        id: str,
+        created_at: str,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        run_id: str | None,
+        /,
+    ) -> bytes:
+        """Return the frame. ``data`` is one JSON value; ``created_at`` is RFC 3339 in UTC."""
+        ...
+
+    def decode(self, frame: bytes, /) -> Decoded:
+        """Take a frame apart.
+
+        Raises:
+            InvalidFrame: it is not of this format.
+        """
+        ...
+
+
+# A JSON string without escapes. Control characters must be escaped in JSON, so a frame that holds one is left to the parser to refuse.
+_STRING = r'"([^"\\\x00-\x1f]*)"'
+_PREFIX = re.compile(
+    rf'\{{"id":{_STRING},"topic":{_STRING}(?:,"key":{_STRING})?,"kind":{_STRING},"channel":{_STRING},"created_at":{_STRING}'
+    rf'(?:,"run_id":{_STRING})?(?:,"headers":(\{{[^{{}}\\\x00-\x1f]*\}}))?,"data":'
+)
+
+
+@final
+class EnvelopeCodec:
+    """The default codec; see the module's docstring for the format."""
+
+    name = "envelope"
+
+    def encode(
+        self,
+        ref: TopicRef[Any],  # Any: the payload is encoded already
+        data: bytes,
+        id: str,
+        created_at: str,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        run_id: str | None,
+        /,
+    ) -> bytes:
+        """Return the envelope of one message."""
+        if key is None and headers is None and run_id is None:
+            constants = ref._envelope  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the ref keeps it for us
+            if constants is None:
+                constants = _constants(ref)
+            return b'{"id":"%b"%b%b","data":%b}' % (id.encode(), constants, created_at.encode(), data)
+        optional = b"" if run_id is None else b',"run_id":' + to_json(run_id)
+        if headers is not None:
+            optional += b',"headers":' + to_json(dict(headers))
+        return b'{"id":"%b","topic":%b%b,"kind":"data","channel":%b,"created_at":"%b"%b,"data":%b}' % (
+            id.encode(),
+            to_json(ref.topic),
+            b"" if key is None else b',"key":' + to_json(key),
+            to_json(ref.channel),
+            created_at.encode(),
+            optional,
+            data,
+        )
+
+    def decode(self, frame: bytes, /) -> Decoded:
+        """Take an envelope apart; the payload of one in the usual order is cut out, not parsed."""
+        try:
+            text = frame.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidFrame("the frame is not UTF-8") from error
+        match = _PREFIX.match(text)
+        if match is None or text[-1] != "}":
+            return _parse(text)
+        id, topic, key, kind, channel, created_at, run_id, headers = match.groups()
+        data = frame[match.end() : -1] if len(frame) == len(text) else text[match.end() : -1].encode()
+        return Decoded(id, topic, key, kind, channel, created_at, run_id, None if headers is None else _headers(from_json(headers)), data)
+
+
+ENVELOPE = EnvelopeCodec()
+
+
+def _constants(ref: TopicRef[Any]) -> bytes:  # Any: a topic of any payload
+    """Build, once per ref, what stands between the id and the time stamp."""
+    constants = b',"topic":%b,"kind":"data","channel":%b,"created_at":"' % (to_json(ref.topic), to_json(ref.channel))
+    object.__setattr__(ref, "_envelope", constants)
+    return constants
+
+
+class _Members(dict[str, object]):
+    """A JSON object that remembers whether a member came twice."""
+
+    repeated: str | None = None
+
+
+def _members(pairs: list[tuple[str, object]]) -> _Members:
+    members = _Members(pairs)
+    if len(members) != len(pairs):
+        names = [name for name, _ in pairs]
+        members.repeated = next(name for name in names if names.count(name) > 1)
+    return members
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+_parser = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_refuse_constant)
+
+
+def _parse(text: str) -> Decoded:
+    """Read a frame in another member order, with escapes, or by a foreign publisher."""
+    try:
+        members: object = _parser.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFrame(f"the frame is not JSON: {error}"[:200]) from error
+    if not isinstance(members, _Members):
+        raise InvalidFrame("the frame is not a JSON object")
+    if members.repeated is not None:
+        raise InvalidFrame(f"the frame has the member {members.repeated[:80]!r} twice")
+    if "data" not in members:
+        raise InvalidFrame("the frame has no data")
+    return Decoded(
+        id=_text(members, "id") or "",
+        topic=_text(members, "topic") or "",
+        key=_text(members, "key"),
+        kind=_text(members, "kind") or "data",
+        channel=_text(members, "channel") or "",
+        created_at=_text(members, "created_at"),
+        run_id=_text(members, "run_id"),
+        headers=_headers(members["headers"]) if "headers" in members else None,
+        data=_dump(members["data"]),
+    )
+
+
+def _dump(value: object) -> bytes:
+    try:
+        return to_json(value)
+    except ValueError as error:  # a lone surrogate, written as an escape
+        raise InvalidFrame(f"the payload is not Unicode: {error}"[:200]) from error
+
+
+def _text(members: _Members, name: str) -> str | None:
+    value = members.get(name)
+    if name in members and not isinstance(value, str):
+        raise InvalidFrame(f"the member {name!r} is not a string")
+    return value if isinstance(value, str) else None
+
+
+def _headers(value: object) -> Mapping[str, str]:
+    if not isinstance(value, dict):
+        raise InvalidFrame("the member 'headers' is not an object")
+    for name, text in value.items():  # pyright: ignore[reportUnknownVariableType]  # checked here
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise InvalidFrame("the member 'headers' holds something else than strings")
+    return value  # pyright: ignore[reportUnknownVariableType]  # checked above

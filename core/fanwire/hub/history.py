@@ -1,0 +1,126 @@
+"""Reading history from a cursor, page by page: to close holes of live channels, and to lead a new subscription from the past into the present."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+from ..clock import Clock
+from ..errors import CursorExpired, Unavailable
+from ..messages import Cursor, Gap, GapReason
+from ..transport import HistoryEntry, HistoryStart, SupportsHistory
+from .continuity import Fault, Links, Verdict, caught_up, judge, missing, verify
+from .hub import Hub
+from .states import ChannelRecord, Event, Phase
+
+__all__ = ("PAGE", "HistoryReader", "repair")
+
+PAGE = 256
+"""Entries asked for at once."""
+
+_STALE_DEADLINE = 5.0
+_STALE_PAUSE = 0.05
+
+
+@final
+class HistoryReader:
+    """Reads one channel's history forward. Every page begins at the last entry of the page before it, so that a trim in between shows."""
+
+    def __init__(self, transport: SupportsHistory, channel: str, links: Links, clock: Clock, after: Cursor | None) -> None:
+        self.after = after
+        """The last position read, or the cursor to start behind; ``None`` before the first page of another start."""
+        self.channel = channel
+        self.head: Cursor | None = None
+        """The newest position that the last page knew of."""
+        self._transport = transport
+        self._links: Links = links
+        self._clock = clock
+
+    async def first(self, start: HistoryStart) -> list[HistoryEntry]:
+        """Read the first page from a start that is no cursor."""
+        page = await self._transport.history(self.channel, start=start, limit=PAGE)
+        self.head = page.head
+        if page.entries:
+            self.after = page.entries[-1].position
+        elif page.head is not None:
+            self.after = page.head
+        return list(page.entries)
+
+    async def next(self, known: Callable[[], Cursor | None]) -> tuple[Fault | None, list[HistoryEntry]]:
+        """Read the page behind :attr:`after`; ``known`` tells the newest position known to exist.
+
+        A page from a replica that lags is read again until a deadline, then judged as it is.
+        """
+        assert self.after is not None
+        give_up = self._clock.monotonic() + _STALE_DEADLINE
+        while True:
+            page = await self._transport.history(self.channel, start=self.after, limit=PAGE)
+            verdict, entries = verify(self.after, known(), page, self._links)
+            if verdict != "stale":
+                break
+            if self._clock.monotonic() >= give_up:
+                verdict, entries = verify(self.after, None, page, self._links)
+                if verdict == "stale":
+                    verdict = Fault(GapReason.RESET, None)
+                break
+            await self._clock.sleep(_STALE_PAUSE)
+        self.head = page.head
+        if entries:
+            self.after = entries[-1].position
+        elif verdict is not None and page.head is not None:
+            self.after = page.head
+        return verdict, entries
+
+    def at_head(self) -> bool:
+        """Tell whether the last page reached the newest message of its time."""
+        return caught_up(self.after, self.head)
+
+    def interior(self, entries: list[HistoryEntry]) -> list[HistoryEntry | Gap]:
+        """Put a gap wherever the links say that an entry inside a page is missing."""
+        found: list[HistoryEntry | Gap] = []
+        last: Cursor | None = None
+        for entry in entries:
+            verdict = judge(last, entry.position, entry.prev, self._links)
+            if verdict is Verdict.RESET:
+                found.append(Gap(self.channel, GapReason.RESET, None))
+            elif verdict is Verdict.HOLE and last is not None:
+                found.append(Gap(self.channel, GapReason.HOLE, missing(last, entry.position, self._links)))
+            found.append(entry)
+            last = entry.position
+        return found
+
+
+async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: ChannelRecord) -> None:
+    """Read what a live channel missed, hand it on in order, and go live; announce what history no longer has.
+
+    Ends early when the connection is lost: subscribing again starts another repair.
+    """
+    record.repair += 1
+    number = record.repair
+    assert record.position is not None
+    reader = HistoryReader(transport, record.name, hub.capabilities.links, clock, record.position)
+    while True:
+        try:
+            fault, entries = await reader.next(lambda: record.target)
+        except (Unavailable, CursorExpired):
+            return
+        if record.repair != number or record.phase is not Phase.REPAIRING:
+            return
+        if fault is not None:
+            hub.announce(record, fault.reason, fault.lost)
+            # What follows continues from here, wherever that is.
+            record.position = None if entries else reader.head
+        for entry in entries:
+            hub.replay(record, entry)
+        if record.position is None or caught_up(record.position, record.target):
+            break
+        if not entries and reader.at_head():
+            # History ends before a frame that was seen: the broker lost it.
+            hub.announce(record, GapReason.EXPIRED, None)
+            record.position = None
+            break
+        record.overflowed = False
+    record.loss = None
+    hub.go_live(record, Event.REPAIRED)
+
+

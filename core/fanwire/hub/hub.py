@@ -1,0 +1,411 @@
+"""The hub: receives frames from the transport, keeps each channel's place in its stream, and fans out to interest logs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from typing import Any, final
+
+from pydantic_core import from_json
+
+from ..capabilities import Capabilities
+from ..clock import Clock
+from ..codec import Codec, Decoded, InvalidFrame
+from ..errors import FanwireError
+from ..events import InvalidMessage
+from ..messages import Cursor, Gap, GapReason, RawMessage, make_message
+from ..schemas import Schema, field_errors
+from ..transport import HistoryEntry
+from .continuity import Continuity, Verdict, judge, missing
+from .log import Budget, Interest, InterestLog, Item
+from .routes import ANYTHING, add_route, remove_route
+from .states import ChannelRecord, Event, Phase
+
+__all__ = ("Hub",)
+
+logger = logging.getLogger("fanwire.hub")
+
+OnInvalid = Callable[[InvalidMessage], None]
+
+
+@final
+class Hub:
+    """The sink of a transport and the home of all channel records and logs. Synchronous throughout: no method awaits, so none can be interrupted half way."""
+
+    def __init__(
+        self,
+        *,
+        capabilities: Capabilities,
+        codec: Codec,
+        clock: Clock,
+        budget: int,
+        hold_bytes: int,
+        linger: float,
+        on_invalid: OnInvalid,
+    ) -> None:
+        self.capabilities = capabilities
+        self.channels: dict[str, ChannelRecord] = {}
+        self.wanted: dict[str, ChannelRecord] = {}
+        """Channels the broker is to be asked for."""
+        self.lingering: dict[str, ChannelRecord] = {}
+        self.logs: dict[object, InterestLog] = {}
+        self.wake_reconciler: Callable[[], None] = lambda: None
+        self.start_repair: Callable[[ChannelRecord], None] = lambda _: None
+        self.received = self.duplicates = self.invalid = self.gaps = 0
+        self._codec = codec
+        self._clock = clock
+        self._links = capabilities.links
+        self._repairs = "after_cursor" in capabilities.history
+        self._follow = Continuity.needed(capabilities)
+        self._hold_bytes = hold_bytes
+        self._linger = linger
+        self._on_invalid = on_invalid
+        self.budget = Budget(budget)
+        self.budget.shrink = self._shrink
+
+    # ------------------------------------------------------------------ subscriptions
+
+    def attach(self, interest: Interest) -> InterestLog:
+        """Return the log of ``interest``, wanting its channels once more."""
+        key = interest.key()
+        log = self.logs.get(key)
+        if log is None:
+            log = self.logs[key] = InterestLog(interest, self.budget)
+            log.records = tuple(self._record(name) for name in log.channels)
+            for record in log.records:
+                record.logs[log] = None
+                add_route(record.routes, record.name, log)
+        for record in log.records:
+            if not record.refs and record.phase is not Phase.WANTED:
+                record.on(Event.WANT)
+                self.lingering.pop(record.name, None)
+            record.refs += 1
+        log.attached += 1
+        if self.wanted:
+            self.wake_reconciler()
+        return log
+
+    def _record(self, name: str) -> ChannelRecord:
+        record = self.channels.get(name)
+        if record is None:
+            record = self.channels[name] = self.wanted[name] = ChannelRecord(name)
+        return record
+
+    def detach(self, log: InterestLog) -> None:
+        """Undo one ``attach``; the log goes with the last."""
+        log.attached -= 1
+        if not log.attached:
+            self._drop(log)
+            log.discard()
+        for record in log.records:
+            if not log.attached:
+                record.logs.pop(log, None)
+                remove_route(record.routes, log)
+            record.refs -= 1
+            if not record.refs and record.phase is not Phase.GONE:
+                self._release(record)
+
+    def _drop(self, log: InterestLog) -> None:
+        """Let nobody else share this log."""
+        key = log.interest.key()
+        if self.logs.get(key) is log:
+            del self.logs[key]
+
+    def refuse(self, record: ChannelRecord, error: FanwireError) -> None:
+        """End, with ``error``, everything that wants a channel which the broker refuses."""
+        record.on(Event.REFUSE)
+        for log in record.logs:
+            self._drop(log)
+            log.finish(error)
+        self.forget(record)
+
+    def _release(self, record: ChannelRecord) -> None:
+        if record.phase is Phase.REPAIRING:
+            # Nobody is left to miss anything: the place in the stream is where live delivery stands.
+            record.position = record.held[-1].position if record.held else record.target
+            record.loss = None
+        record.on(Event.RELEASE)
+        if record.phase is Phase.GONE:
+            self.forget(record)
+        elif record.phase is Phase.LINGERING:
+            record.linger_until = self._clock.monotonic() + self._linger
+            self.lingering[record.name] = record
+            self.wake_reconciler()
+
+    def forget(self, record: ChannelRecord) -> None:
+        """Drop a record that is GONE."""
+        for home in (self.channels, self.wanted, self.lingering):
+            if home.get(record.name) is record:
+                del home[record.name]
+        record.wake()
+
+    # ------------------------------------------------------------------ the sink
+
+    def subscribed(self, channel: str, generation: int, position: Cursor | None, /) -> None:
+        """See :class:`fanwire.transport.Sink`."""
+        record = self.channels.get(channel)
+        if record is None or record.generation != generation or record.phase is not Phase.ASKED:
+            return
+        if record.loss is None:
+            record.position = position
+            if record.overflowed:
+                record.loss = (GapReason.HOLE, None)
+        elif position is not None and position.mark is not None and position == record.position:
+            record.loss = None  # the same message is still the newest: nothing was missed
+        if record.loss is not None and self._repairs and record.position is not None:
+            record.target = position
+            record.on(Event.CONFIRM_BEHIND)
+            self.start_repair(record)
+        else:
+            if record.loss is not None:
+                self._announce_loss(record, position)
+            self.go_live(record, Event.CONFIRM)
+
+    def deliver(self, channel: str, generation: int, frame: bytes, position: Cursor | None, prev: Cursor | None, /) -> None:
+        """See :class:`fanwire.transport.Sink`."""
+        record = self.channels.get(channel)
+        if record is None or record.generation != generation:
+            return
+        self.received += 1
+        phase = record.phase
+        if phase is Phase.LIVE:
+            if position is None or (prev is not None and prev == record.position):
+                record.position = position
+                self._dispatch(record, frame, position, True)
+            else:
+                self._judge_live(record, HistoryEntry(frame, position, prev))
+        elif phase is Phase.LINGERING:
+            record.position = position
+        elif position is None:
+            record.hold(HistoryEntry(frame, _NOWHERE, None), self._hold_bytes)
+        else:
+            self._hold(record, HistoryEntry(frame, position, prev))
+
+    def lost(self, channels: Collection[str] | None, reason: GapReason, lost: int | None, /) -> None:
+        """See :class:`fanwire.transport.Sink`."""
+        for name in list(self.channels) if channels is None else channels:
+            record = self.channels.get(name)
+            if record is None:
+                continue
+            if record.phase in (Phase.LIVE, Phase.REPAIRING) and record.loss is None:
+                record.loss = (reason, lost)
+            record.generation = 0
+            record.on(Event.LOST)
+            if record.continuity is not None:
+                record.continuity.reset()
+            if record.phase is Phase.WANTED and not record.refs:
+                record.on(Event.RELEASE)
+            if record.phase is Phase.GONE:
+                self.forget(record)
+            elif record.phase is Phase.WANTED:
+                self.wanted[name] = record
+        self.wake_reconciler()
+
+    # ------------------------------------------------------------------ continuity
+
+    def go_live(self, record: ChannelRecord, event: Event) -> None:
+        """Enter LIVE, hand on what was held, and tell who waits."""
+        held = record.held
+        record.on(event)
+        for entry in held or ():
+            if record.phase is Phase.REPAIRING:
+                self._hold(record, entry)
+            elif entry.position is _NOWHERE:
+                self._dispatch(record, entry.frame, None, True)
+            else:
+                self._judge_live(record, entry)
+        if not record.refs and record.phase in (Phase.LIVE, Phase.REPAIRING):
+            self._release(record)
+        record.wake()
+
+    def _judge_live(self, record: ChannelRecord, entry: HistoryEntry) -> None:
+        last, position = record.position, entry.position
+        verdict = judge(last, position, entry.prev, self._links)
+        if verdict is Verdict.DUPLICATE:
+            self.duplicates += 1
+            return
+        if last is not None and verdict is Verdict.HOLE:
+            if self._repairs:
+                record.loss = (GapReason.HOLE, missing(last, position, self._links))
+                record.target = position
+                record.on(Event.CONFIRM_BEHIND)
+                self._hold(record, entry)
+                self.start_repair(record)
+                return
+            self.announce(record, GapReason.HOLE, missing(last, position, self._links))
+        elif verdict is Verdict.RESET:
+            self.announce(record, GapReason.RESET, None)
+        record.position = position
+        self._dispatch(record, entry.frame, position, True)
+
+    def _hold(self, record: ChannelRecord, entry: HistoryEntry) -> None:
+        """Keep a live frame until history has been read up to it. Without room, history has to be read past it instead."""
+        if not record.hold(entry, self._hold_bytes):
+            record.target = entry.position
+
+    def replay(self, record: ChannelRecord, entry: HistoryEntry) -> None:
+        """Hand on one entry that was read from history to close a hole; what is missing even there is announced."""
+        last = record.position
+        verdict = judge(last, entry.position, entry.prev, self._links)
+        if verdict is Verdict.DUPLICATE:
+            return
+        if verdict is Verdict.RESET:
+            self.announce(record, GapReason.RESET, None)
+        elif verdict is Verdict.HOLE and last is not None:
+            self.announce(record, GapReason.HOLE, missing(last, entry.position, self._links))
+        record.position = entry.position
+        self._dispatch(record, entry.frame, entry.position, False)
+
+    def _announce_loss(self, record: ChannelRecord, position: Cursor | None) -> None:
+        """Announce, once, what a lost connection cost where history cannot tell."""
+        assert record.loss is not None
+        reason, lost = record.loss
+        last = record.position
+        if lost is None and last is not None and position is not None and position.epoch == last.epoch and self._links == "contiguous":
+            lost = max(0, position.offset - last.offset) or None
+        elif last is not None and position is not None and position.epoch != last.epoch:
+            reason = GapReason.RESET
+        self.announce(record, reason, lost)
+        record.position = position
+
+    def announce(self, record: ChannelRecord, reason: GapReason, lost: int | None) -> None:
+        """Put a gap at this position of every log of the channel."""
+        record.loss = None
+        self.gaps += 1
+        gap = Gap(record.name, reason, lost)
+        for log in record.logs:
+            log.push_gap(gap)
+
+    # ------------------------------------------------------------------ fan-out
+
+    def _dispatch(self, record: ChannelRecord, frame: bytes, position: Cursor | None, live: bool) -> None:
+        """Decode a frame and append it to the logs that want it."""
+        try:
+            decoded = self._codec.decode(frame)
+            if decoded.channel != record.name and (decoded.channel or decoded.kind == "data"):
+                raise InvalidFrame(f"the frame says it is of channel {decoded.channel[:80]!r}")
+            created_at = self._time_of(decoded)
+        except InvalidFrame as error:
+            for log in record.logs:
+                log.invalid += 1
+            self._report(record.name, None, str(error), frame)
+            return
+        if self._follow and not self._follow_ids(record, decoded, live):
+            return
+        routes = record.routes.get(decoded.topic)
+        if routes is None:
+            routes = record.routes.get(None, ())
+        size = len(frame)
+        for route in routes:
+            item = self._item(route.schema, record.name, decoded, created_at, position, frame)
+            if item is None:
+                for log in route.logs:
+                    log.invalid += 1
+            elif item is not _IGNORED:
+                for log in route.logs:
+                    log.push(item, size)
+
+    def _item(
+        self,
+        schema: Schema[Any] | None,  # Any: any payload
+        channel: str,
+        decoded: Decoded,
+        created_at: datetime,
+        position: Cursor | None,
+        frame: bytes,
+    ) -> Item | None:
+        """Parse a payload; ``None`` if that fails, which is reported."""
+        try:
+            if schema is None:
+                return _raw(decoded, created_at, position, frame)
+            if decoded.kind != "data":
+                return _IGNORED
+            data = schema.load(decoded.data)
+        except Exception as error:  # noqa: BLE001 - a schema may raise anything, and one bad message must not stop the stream
+            faults = "; ".join(f"{e.location}: {e.message}" if e.location else e.message for e in field_errors(error))
+            self._report(channel, decoded.topic, faults, frame)
+            return None
+        return make_message(decoded.id, channel, decoded.topic, data, "data", created_at, position, decoded.run_id, decoded.key, decoded.headers)
+
+    def read(self, interest: Interest, channel: str, entry: HistoryEntry) -> Item | None:
+        """Decode an entry of history for one subscription; ``None`` if it is not wanted or not valid."""
+        topics = interest.topics[channel]
+        try:
+            decoded = self._codec.decode(entry.frame)
+            if decoded.channel != channel:
+                raise InvalidFrame(f"the frame says it is of channel {decoded.channel[:80]!r}")
+            created_at = self._time_of(decoded)
+        except InvalidFrame as error:
+            self._report(channel, None, str(error), entry.frame)
+            return None
+        if topics is not None and decoded.topic not in topics:
+            return None
+        schema = None if interest.raw else ANYTHING if topics is None else topics[decoded.topic]
+        item = self._item(schema, channel, decoded, created_at, entry.position, entry.frame)
+        return None if item is _IGNORED else item
+
+    def _follow_ids(self, record: ChannelRecord, decoded: Decoded, live: bool) -> bool:
+        """Drop repeats and announce holes that only ids show; return whether the message is to be handed on."""
+        if record.continuity is None:
+            record.continuity = Continuity(self.capabilities)
+        verdict = record.continuity.check(decoded.id, decoded.key, live and self._links == "none")
+        if verdict < 0:
+            self.duplicates += 1
+            return False
+        if verdict > 0:
+            self.announce(record, GapReason.HOLE, verdict)
+        return True
+
+    def _time_of(self, decoded: Decoded) -> datetime:
+        if decoded.created_at is None:
+            return datetime.fromtimestamp(self._clock.time(), UTC)
+        try:
+            when = datetime.fromisoformat(decoded.created_at)
+        except ValueError as error:
+            raise InvalidFrame("created_at is not an RFC 3339 time") from error
+        if when.tzinfo is None:
+            raise InvalidFrame("created_at has no time zone")
+        return when
+
+    def _report(self, channel: str, topic: str | None, reason: str, frame: bytes) -> None:
+        self.invalid += 1
+        try:
+            self._on_invalid(InvalidMessage(channel, topic, reason, frame))
+        except Exception:
+            logger.exception("the on_invalid hook failed on channel %r", channel)
+
+    def _shrink(self) -> None:
+        max(self.logs.values(), key=lambda log: log.bytes).shrink()
+
+    def end(self, error: FanwireError | None) -> None:
+        """End every iterator behind the items already queued, with ``error`` if there is one."""
+        for log in self.logs.values():
+            log.finish(error)
+        for record in self.channels.values():
+            record.wake()
+
+
+_NOWHERE = Cursor("", 0)
+"""Stands for "no position" while a frame of a transport without positions is held."""
+
+
+_IGNORED = Gap(None, GapReason.HOLE, 0)
+"""Stands for a frame that is neither wanted nor wrong."""
+
+
+def _raw(decoded: Decoded, created_at: datetime, position: Cursor | None, frame: bytes) -> RawMessage:
+    return RawMessage(
+        id=decoded.id,
+        channel=decoded.channel,
+        topic=decoded.topic,
+        json=decoded.data,
+        kind=decoded.kind,
+        created_at=created_at,
+        cursor=position,
+        run_id=decoded.run_id,
+        key=decoded.key,
+        headers=decoded.headers,
+        frame=frame,
+        data=from_json(decoded.data, allow_inf_nan=False),
+    )

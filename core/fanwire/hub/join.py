@@ -1,0 +1,218 @@
+"""From the past into the present: what a subscription with a start other than ``Start.LIVE`` reads before it follows the live log, without a hole or a repeat at the seam.
+
+The reader pages through each channel's history until it is at the head. Then it takes a place in the live log, notes the channels' positions at that very instant, and
+reads history up to them: everything newer is in the log behind that place. If the log has meanwhile given that place up, it reads on and tries again, so a slow consumer
+stays in history instead of losing messages. Only for those last pages does it hold entries of the live log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, final
+
+from ..clock import Clock
+from ..errors import CursorExpired, MessagesLost
+from ..messages import Cursor, Gap, Message, RawMessage, Start
+from ..transport import Earliest, HistoryEntry, HistoryStart, Last, SupportsHistory
+from .continuity import Fault, caught_up
+from .history import HistoryReader
+from .hub import Hub
+from .log import Interest, InterestLog, Item, LogCursor
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ("Join", "Seam", "history_starts", "read_history")
+
+_SEEN = 1024
+"""Ids and keys remembered across the seam, where the transport may repeat messages."""
+
+
+def history_starts(start: Start, channels: tuple[str, ...]) -> Mapping[str, HistoryStart]:
+    """Translate a start into one per channel.
+
+    Raises:
+        ValueError: one cursor for several channels, or none for one of them.
+    """
+    value = start.value
+    if isinstance(value, Mapping):
+        missing = [name for name in channels if name not in value]
+        unknown = [name for name in value if name not in channels]
+        if missing or unknown:
+            raise ValueError(f"Start.after() needs one cursor per channel: missing {missing}, not subscribed {unknown}")
+        return value
+    if isinstance(value, Cursor):
+        if len(channels) > 1:
+            raise ValueError(f"one cursor cannot stand for {len(channels)} channels: use Start.after({{channel.name: cursor, ...}})")
+        return {channels[0]: value}
+    if isinstance(value, datetime):
+        return dict.fromkeys(channels, value)
+    return dict.fromkeys(channels, Last(value) if isinstance(value, int) else Earliest())
+
+
+def expired(channel: str, cursor: Cursor, fault: Fault) -> CursorExpired:
+    """Make the error for a cursor that history cannot continue from."""
+    return CursorExpired(f"channel {channel!r} can no longer be resumed after {cursor} ({fault.reason.value}): start with Start.EARLIEST or Start.LIVE instead")
+
+
+@final
+class Seam:
+    """Drops, right behind a join, the live messages that history has shown already."""
+
+    def __init__(self, read: Mapping[str, Cursor | None], seen: dict[str, None] | None) -> None:
+        self._read = {channel: cursor for channel, cursor in read.items() if cursor is not None}
+        self._seen = seen
+        self._left = _SEEN if seen else 0
+
+    def filter(self, items: list[Item]) -> list[Item]:
+        """Return the items that are new."""
+        return [item for item in items if self._new(item)]
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be a repeat any more."""
+        return not self._read and self._left <= 0
+
+    def _new(self, item: Item) -> bool:
+        if isinstance(item, Gap):
+            return True
+        read = self._read.get(item.channel)
+        if read is not None:
+            if item.cursor is not None and item.cursor.epoch == read.epoch and item.cursor.offset <= read.offset:
+                return False
+            del self._read[item.channel]
+        if self._left > 0 and self._seen is not None:
+            self._left -= 1
+            return item.id not in self._seen and (item.key is None or f"k{item.key}" not in self._seen)
+        return True
+
+
+@final
+class Join:
+    """One subscription's way through history."""
+
+    def __init__(self, hub: Hub, transport: SupportsHistory, clock: Clock, log: InterestLog, cursor: LogCursor, starts: Mapping[str, HistoryStart]) -> None:
+        self._hub = hub
+        self._log = log
+        self._cursor = cursor
+        self._starts = starts
+        links = hub.capabilities.links
+        self._readers = {
+            channel: HistoryReader(transport, channel, links, clock, start if isinstance(start, Cursor) else None) for channel, start in starts.items()
+        }
+        self._due = dict.fromkeys(self._readers)
+        """Channels to read next."""
+        self._pinned = False
+        self._seen: dict[str, None] | None = None if hub.capabilities.delivery == "exactly_once" else {}
+
+    async def open(self) -> list[Item]:
+        """Read the first page of each channel.
+
+        Raises:
+            CursorExpired: the history no longer holds a cursor it was to start behind.
+        """
+        items: list[Item] = []
+        for channel, reader in self._readers.items():
+            start = self._starts[channel]
+            if isinstance(start, Cursor):
+                fault, entries = await reader.next(lambda channel=channel: self._position(channel))
+                if fault is not None:
+                    raise expired(channel, start, fault)
+            else:
+                entries = await reader.first(start)
+            items += self._items(reader, None, entries)
+            if reader.at_head():
+                del self._due[channel]
+        return items
+
+    async def advance(self) -> list[Item]:
+        """Read one more page; empty where nothing was to be read."""
+        if not self._due:
+            return []
+        channel = next(iter(self._due))
+        reader = self._readers[channel]
+        if reader.after is None:
+            fault, entries = None, await reader.first(self._starts[channel])
+        else:
+            fault, entries = await reader.next(lambda: self._position(channel))
+        if self._reached(channel):
+            del self._due[channel]
+        return self._items(reader, fault, entries)
+
+    def _reached(self, channel: str) -> bool:
+        reader = self._readers[channel]
+        return reader.at_head() and (not self._pinned or reader.after is None or caught_up(reader.after, self._position(channel)))
+
+    def finish(self) -> Seam | None:
+        """Try to go over to the live log, now; return ``None`` if there is more to read first. Everything here happens at one instant."""
+        if self._due:
+            return None
+        log = self._log
+        if self._pinned and self._cursor.position >= log.first:
+            return Seam({channel: reader.after for channel, reader in self._readers.items()}, self._seen)
+        self._pinned = True
+        self._cursor.position = log.end
+        log.cursors[self._cursor] = None
+        self._due = {channel: None for channel, reader in self._readers.items() if not self._knows_all(reader)}
+        return None if self._due else Seam({channel: reader.after for channel, reader in self._readers.items()}, self._seen)
+
+    def _knows_all(self, reader: HistoryReader) -> bool:
+        """Tell whether history has been read up to everything the hub has received of the channel."""
+        position = self._position(reader.channel)
+        return reader.after is not None and position is not None and position.epoch == reader.after.epoch and reader.after.offset >= position.offset
+
+    def _position(self, channel: str) -> Cursor | None:
+        record = self._hub.channels.get(channel)
+        return None if record is None else record.position
+
+    def _items(self, reader: HistoryReader, fault: Fault | None, entries: list[HistoryEntry]) -> list[Item]:
+        """Decode a page for this subscription, gaps in their places."""
+        items: list[Item] = [] if fault is None else [Gap(reader.channel, fault.reason, fault.lost)]
+        for entry in reader.interior(entries):
+            item = entry if isinstance(entry, Gap) else self._hub.read(self._log.interest, reader.channel, entry)
+            if item is not None and (isinstance(item, Gap) or self._note(item)):
+                items.append(item)
+        return items
+
+    def _note(self, item: Message[object] | RawMessage) -> bool:
+        """Remember a message's id and key across the seam; return whether both are new."""
+        seen = self._seen
+        if seen is None:
+            return True
+        names = [name for name in (item.id, item.key and f"k{item.key}") if name]
+        new = not any(name in seen for name in names)
+        for name in names:
+            seen[name] = None
+        while len(seen) > _SEEN:
+            del seen[next(iter(seen))]
+        return new
+
+
+async def read_history(engine: Engine, interest: Interest, start: Start, limit: int) -> list[Message[Any]]:  # Any: any payload
+    """Read one channel's history for ``rt.history()``; see there."""
+    assert isinstance(engine.transport, SupportsHistory)
+    ((channel, begin),) = history_starts(start, tuple(interest.topics)).items()
+    reader = HistoryReader(engine.transport, channel, engine.hub.capabilities.links, engine.clock, begin if isinstance(begin, Cursor) else None)
+    fault: Fault | None = None
+    if isinstance(begin, Cursor):
+        fault, entries = await reader.next(lambda: None)
+        if fault is not None:
+            raise expired(channel, begin, fault)
+    else:
+        entries = await reader.first(begin)
+    found: list[Message[Any]] = []
+    while True:
+        for item in reader.interior(entries):
+            if isinstance(item, Gap):
+                raise MessagesLost(item)
+            message = engine.hub.read(interest, channel, item)
+            if isinstance(message, Message):
+                found.append(message)
+                if len(found) == limit:
+                    return found
+        if reader.at_head() or not entries:
+            return found
+        fault, entries = await reader.next(lambda: None)
+        if fault is not None:
+            raise MessagesLost(Gap(channel, fault.reason, fault.lost))

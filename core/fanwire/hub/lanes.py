@@ -1,0 +1,395 @@
+"""Publishing: one FIFO lane per channel with at most one batch in flight, so that messages arrive in the order of the calls, across topics and retries.
+
+Publishes that are concurrent coalesce into one batch. The sending happens in the Realtime's own tasks: cancelling one caller cannot leave the others hanging.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from enum import Enum, auto
+from typing import Any, NamedTuple, final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..clock import Clock
+from ..codec import Codec
+from ..errors import Closed, ConnectionLost, FanwireError, Internal, Timeout, Unavailable
+from ..messages import Receipt
+from ..topics import TopicRef
+from ..transport import Outbound, SupportsImmediatePublish, Transport
+from .publishers import Publishers, TimeStamps
+from .waiter import Waiter, WaiterFactory
+
+__all__ = ("Lanes", "Prepared")
+
+logger = logging.getLogger("fanwire.publish")
+
+_BATCH = 512
+_BATCH_BYTES = 4 * 2**20
+_IN_FLIGHT = 8
+_PAUSE = 0.05
+"""Seconds before a batch that the transport could not take is offered again."""
+
+
+class Prepared(NamedTuple):
+    """One message that has passed all local checks."""
+
+    ref: TopicRef[Any]  # Any: the payload is encoded
+    data: bytes
+    created_at: str
+    key: str | None
+    headers: Mapping[str, str] | None
+    run_id: str | None
+
+
+class _State(Enum):
+    QUEUED = auto()
+    SENT = auto()
+    DONE = auto()
+    ABANDONED = auto()
+    """Its caller no longer waits; it was in flight, so the outcome is unknown."""
+
+
+@final
+class _Entry:
+    """One message in a lane."""
+
+    __slots__ = ("call", "index", "outbound", "prepared", "state")
+
+    def __init__(self, prepared: Prepared, call: _Call, index: int) -> None:
+        self.prepared = prepared
+        self.call = call
+        self.index = index
+        self.state = _State.QUEUED
+        self.outbound: Outbound | None = None
+        """Set by an attempt whose outcome is unknown: a retry keeps its id."""
+
+    @property
+    def channel(self) -> str:
+        return self.prepared.ref.channel
+
+
+@final
+class _Call:
+    """One publish or publish_many: its entries and who waits for them."""
+
+    __slots__ = ("entries", "open", "refused", "results", "waiter")
+
+    def __init__(self, messages: Sequence[Prepared]) -> None:
+        self.entries = [_Entry(message, self, index) for index, message in enumerate(messages)]
+        self.results: list[Receipt | FanwireError | None] = [None] * len(self.entries)
+        self.open = len(self.entries)
+        self.refused: set[str] = set()
+        """Channels of which a message was refused: the rest of the call on them is not sent."""
+        self.waiter: Waiter | None = None
+
+    def finish(self, entry: _Entry, result: Receipt | FanwireError) -> None:
+        if entry.state is not _State.DONE:
+            entry.state = _State.DONE
+            self.results[entry.index] = result
+            self.open -= 1
+            if not self.open and self.waiter is not None and not self.waiter.done():
+                self.waiter.set_result(None)
+
+
+@final
+class _Lane:
+    """The messages of one channel that wait; exists only while there are any or a batch is in flight."""
+
+    __slots__ = ("busy", "entries")
+
+    def __init__(self) -> None:
+        self.entries: deque[_Entry] = deque()
+        self.busy = False
+
+
+@final
+class Lanes:
+    """All lanes of one Realtime."""
+
+    def __init__(self, transport: Transport, codec: Codec, clock: Clock, new_waiter: WaiterFactory) -> None:
+        self.published = 0
+        self.stamp = TimeStamps(clock.time)
+        self._transport = transport
+        self._codec = codec
+        self._clock = clock
+        self._new_waiter = new_waiter
+        self._publishers = Publishers()
+        self._lanes: dict[str, _Lane] = {}
+        self._ready: dict[str, _Lane] = {}
+        """Lanes with something to send and nothing in flight, in the order they became so."""
+        self._in_flight = 0
+        self._connected = False
+        self._failure: FanwireError | None = None
+        self._work = anyio.Event()
+        self._idle: anyio.Event | None = None
+        self._tasks: TaskGroup | None = None
+        self._publish_now = transport.publish_now if isinstance(transport, SupportsImmediatePublish) else None
+        capabilities = transport.capabilities
+        self._retry_unknown = capabilities.idempotent_publish or capabilities.links == "none"
+        """Whether a repeat would be suppressed: by the broker, or by the receiving hubs, which follow ids where positions carry no links."""
+
+    @property
+    def waiting(self) -> int:
+        """Messages queued or in flight."""
+        return sum(len(lane.entries) for lane in self._lanes.values()) + self._in_flight
+
+    def connected(self, up: bool) -> None:
+        """Learn whether there is a connection."""
+        self._connected = up
+        self._work.set()
+
+    # ------------------------------------------------------------------ callers
+
+    def now(self, message: Prepared) -> Receipt | None:
+        """Publish without suspending, if the transport can and nothing of the channel is under way.
+
+        Raises:
+            FanwireError: the transport refused it.
+        """
+        publish_now = self._publish_now
+        channel = message.ref.channel
+        if publish_now is None or not self._connected or channel in self._lanes:
+            return None
+        results = publish_now((self._outbound(message),))
+        if results is None:
+            self._publishers.untake(channel)
+            return None
+        result = results[0]
+        if isinstance(result, FanwireError):
+            self._publishers.renew(channel)
+            raise result
+        self.published += 1
+        return result
+
+    def now_many(self, messages: Sequence[Prepared]) -> Sequence[Receipt | FanwireError] | None:
+        """As :meth:`now`, for a ``publish_many``: one call of the transport."""
+        publish_now = self._publish_now
+        if publish_now is None or not self._connected or not self._lanes.keys().isdisjoint({message.ref.channel for message in messages}):
+            return None
+        results = publish_now([self._outbound(message) for message in messages])
+        if results is None:
+            for message in messages:
+                self._publishers.untake(message.ref.channel)
+            return None
+        told: list[Receipt | FanwireError] = []
+        refused: set[str] = set()
+        for message, result in zip(messages, results, strict=True):
+            channel = message.ref.channel
+            if channel in refused:
+                told.append(_not_sent(channel))
+                continue
+            told.append(result)
+            if isinstance(result, FanwireError):
+                refused.add(channel)
+                self._publishers.renew(channel)
+            else:
+                self.published += 1
+        return told
+
+    async def send(self, messages: Sequence[Prepared], timeout: float) -> Sequence[Receipt | FanwireError]:
+        """Queue ``messages`` and wait until each is accepted or refused.
+
+        Raises:
+            Timeout: that took more than ``timeout`` seconds.
+        """
+        if self._failure is not None:
+            raise self._failure
+        call = _Call(messages)
+        for entry in call.entries:
+            lane = self._lanes.get(entry.channel)
+            if lane is None:
+                lane = self._lanes[entry.channel] = _Lane()
+            lane.entries.append(entry)
+            if not lane.busy:
+                self._ready[entry.channel] = lane
+        self._work.set()
+        try:
+            with anyio.move_on_after(timeout):
+                while call.open:
+                    call.waiter = self._new_waiter()
+                    await call.waiter
+        finally:
+            sent = self._withdraw(call) if call.open else 0
+        if not call.open:
+            return [result for result in call.results if result is not None]
+        outcome = f"{sent} of {len(messages)} handed to the broker, their outcome is unknown; the rest was not sent" if sent else "nothing was sent"
+        raise Timeout(f"publishing took longer than {timeout:g} s{'' if self._connected else ' without a connection to the broker'}: {outcome}")
+
+    def _withdraw(self, call: _Call) -> int:
+        """Take back what was not handed over yet; return how many were."""
+        sent = 0
+        for entry in call.entries:
+            if entry.state is _State.QUEUED and entry.outbound is None:
+                entry.state = _State.ABANDONED
+                lane = self._lanes[entry.channel]
+                lane.entries.remove(entry)
+                self._settle(entry.channel, lane)
+            elif entry.state is not _State.DONE:
+                entry.state = _State.ABANDONED
+                sent += 1
+        return sent
+
+    async def flush(self) -> None:
+        """Wait until every lane is empty."""
+        while self._lanes:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    def fail(self, error: FanwireError) -> None:
+        """Fail what waits, and whatever comes, with ``error``."""
+        self._failure = error
+        self._connected = False
+        for lane in list(self._lanes.values()):
+            while lane.entries:
+                entry = lane.entries.popleft()
+                entry.call.finish(entry, error)
+        self._ready.clear()
+        if not self._in_flight:
+            self._lanes.clear()
+
+    # ------------------------------------------------------------------ sending
+
+    async def run(self, tasks: TaskGroup) -> None:
+        """Send whatever is ready, until cancelled. What is published within one turn of the event loop goes out together."""
+        self._tasks = tasks
+        while True:
+            await self._work.wait()
+            self._work = anyio.Event()
+            while self._connected and self._ready and self._in_flight < _IN_FLIGHT * _BATCH:
+                batch = self._next_batch()
+                if batch:
+                    self._in_flight += len(batch)
+                    tasks.start_soon(self._send, batch, name="fanwire publish")
+
+    def _next_batch(self) -> list[_Entry]:
+        """Take a batch off the ready lanes; each of them is busy until its part is answered."""
+        batch: list[_Entry] = []
+        size = 0
+        while self._ready and len(batch) < _BATCH and size < _BATCH_BYTES:
+            channel, lane = next(iter(self._ready.items()))
+            del self._ready[channel]
+            lane.busy = True
+            taken = 0
+            while lane.entries and len(batch) < _BATCH and size < _BATCH_BYTES:
+                entry = lane.entries.popleft()
+                if entry.state is _State.ABANDONED:
+                    self._publishers.renew(channel)
+                    continue
+                if channel in entry.call.refused:
+                    entry.call.finish(entry, _not_sent(channel))
+                    continue
+                if entry.outbound is None:
+                    entry.outbound = self._outbound(entry.prepared)
+                entry.state = _State.SENT
+                batch.append(entry)
+                taken += 1
+                size += len(entry.outbound.frame)
+            if not taken:
+                lane.busy = False
+                self._settle(channel, lane)
+        return batch
+
+    def _outbound(self, message: Prepared) -> Outbound:
+        """Encode a message under its channel's next id: it is handed over now."""
+        ref, data, created_at, key, headers, run_id = message
+        id = self._publishers.take(ref.channel)
+        return Outbound(ref.channel, ref.topic, id, key, headers, run_id, data, self._codec.encode(ref, data, id, created_at, key, headers, run_id), False)
+
+    async def _send(self, batch: list[_Entry]) -> None:
+        results: Sequence[Receipt | FanwireError] | None = None
+        failure: FanwireError | None = None
+        try:
+            results = await self._transport.publish([entry.outbound for entry in batch if entry.outbound is not None])
+        except FanwireError as error:
+            failure = error
+        except Exception as error:
+            logger.exception("%s: unexpected error in publish", self._transport.name)
+            failure = Internal(f"{self._transport.name}: unexpected {type(error).__name__} in publish: {error}")
+        finally:
+            # Also when cancelled at close: nobody may be left waiting.
+            self._in_flight -= len(batch)
+            if results is not None and len(results) == len(batch):
+                self._answered(batch, results)
+            else:
+                self._failed(batch, failure or Closed("closed while the message was in flight: its outcome is unknown"))
+            self._release(batch)
+        if isinstance(failure, Unavailable) and self._connected:
+            await self._clock.sleep(_PAUSE)
+        self._work.set()
+
+    def _answered(self, batch: list[_Entry], results: Sequence[Receipt | FanwireError]) -> None:
+        """Act upon one result per entry. Behind a refusal a channel's entries were not sent, whatever their results say."""
+        refused: set[str] = set()
+        again: list[_Entry] = []
+        for entry, result in zip(batch, results, strict=True):
+            channel = entry.channel
+            if channel in refused:
+                if channel in entry.call.refused:
+                    entry.call.finish(entry, _not_sent(channel))
+                elif entry.state is _State.SENT:
+                    entry.outbound = None
+                    again.append(entry)
+            elif isinstance(result, FanwireError):
+                refused.add(channel)
+                entry.call.refused.add(channel)
+                self._publishers.renew(channel)
+                entry.call.finish(entry, result)
+            else:
+                self.published += 1
+                entry.call.finish(entry, result)
+        self._requeue(again)
+
+    def _failed(self, batch: list[_Entry], failure: FanwireError) -> None:
+        """Act upon the failure of a whole batch: offer it again where that is safe, else tell the callers."""
+        unknown = isinstance(failure, ConnectionLost)
+        if self._failure is None and isinstance(failure, Unavailable) and (not unknown or self._retry_unknown):
+            for entry in batch:
+                if entry.outbound is not None and unknown:
+                    entry.outbound = entry.outbound._replace(retry=True)
+            self._requeue(batch)
+            return
+        if unknown:
+            told: FanwireError = ConnectionLost(f"{failure} (the outcome of this publish is unknown)")
+            told.__cause__ = failure
+        else:
+            told = failure
+        for entry in batch:
+            entry.call.refused.add(entry.channel)
+            entry.call.finish(entry, told)
+        for channel in {entry.channel for entry in batch}:
+            self._publishers.renew(channel)
+
+    def _requeue(self, entries: list[_Entry]) -> None:
+        """Put entries back to the front of their lanes."""
+        for entry in reversed(entries):
+            if entry.state is _State.SENT:
+                entry.state = _State.QUEUED
+            self._lanes[entry.channel].entries.appendleft(entry)
+
+    def _release(self, batch: list[_Entry]) -> None:
+        for channel in {entry.channel: None for entry in batch}:
+            lane = self._lanes[channel]
+            lane.busy = False
+            self._settle(channel, lane)
+        if self._failure is not None:
+            self.fail(self._failure)
+
+    def _settle(self, channel: str, lane: _Lane) -> None:
+        """File a lane that is not in flight: ready if it holds something, forgotten if not."""
+        if lane.busy:
+            return
+        if lane.entries:
+            self._ready[channel] = lane
+            return
+        self._lanes.pop(channel, None)
+        self._ready.pop(channel, None)
+        if not self._lanes and self._idle is not None:
+            self._idle.set()
+
+
+def _not_sent(channel: str) -> Unavailable:
+    return Unavailable(f"not sent: an earlier message of the same call on channel {channel!r} was refused")

@@ -1,0 +1,229 @@
+"""Interest logs: the fan-out.
+
+Subscriptions with the same interest share one log and have a cursor each. Publishing costs one append a log plus one wake-up per idle subscriber; a busy subscriber costs
+nothing. The log holds only what its slowest cursor still needs, bounded in messages and bytes, and is freed as soon as everybody has caught up: it is not history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+from ..errors import FanwireError
+from ..messages import Gap, GapReason, Message, RawMessage
+from ..schemas import Schema
+from .waiter import Waiter
+
+if TYPE_CHECKING:
+    from .states import ChannelRecord
+
+__all__ = ("CHUNK", "Budget", "Interest", "InterestLog", "Item", "LogCursor")
+
+Item = Message[Any] | RawMessage | Gap  # Any: a log carries messages of several topics
+
+CHUNK = 256
+"""Messages a subscriber takes out of the log at once."""
+
+_MAX_GAPS = 256
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """What a subscription wants to see, and how; the key of its log."""
+
+    topics: Mapping[str, Mapping[str, Schema[Any]] | None]
+    """Channel to topic to schema; ``None``: all topics of the channel, unparsed JSON values as data. ``Any``: any payload."""
+
+    raw: bool
+    buffer: int
+    buffer_bytes: int
+
+    def key(self) -> object:
+        """Return a hashable identity: schemas count by identity."""
+        channels = frozenset((c, None if t is None else frozenset((name, id(schema)) for name, schema in t.items())) for c, t in self.topics.items())
+        return (channels, self.raw, self.buffer, self.buffer_bytes)
+
+
+class LogCursor(Protocol):
+    """A subscription's place in a log."""
+
+    position: int
+    """Index of the next entry to take."""
+
+
+@final
+class Budget:
+    """Bytes that all logs of one Realtime hold together."""
+
+    __slots__ = ("limit", "shrink", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.shrink: Callable[[], None] = lambda: None
+        """Called when ``used`` passes ``limit``: makes the largest log give up its oldest entries."""
+
+
+@final
+class InterestLog:
+    """An append-only list with a cursor per subscription.
+
+    ``entries[i]`` has the index ``base + i``; ``end`` is the index behind the newest. Entries below ``floor`` are given up though not freed yet, and so are those
+    below ``end - buffer``: :attr:`first` is the oldest that may be taken.
+    """
+
+    __slots__ = (
+        "attached",
+        "base",
+        "budget",
+        "bytes",
+        "channels",
+        "closed",
+        "cursors",
+        "end",
+        "entries",
+        "error",
+        "floor",
+        "gaps",
+        "interest",
+        "invalid",
+        "records",
+        "sizes",
+        "sweep_at",
+        "waiters",
+    )
+
+    def __init__(self, interest: Interest, budget: Budget) -> None:
+        self.interest = interest
+        self.channels = tuple(interest.topics)
+        self.budget = budget
+        self.entries: list[Item] = []
+        self.sizes: list[int] = []
+        self.base = self.floor = self.end = 0
+        self.bytes = 0
+        self.sweep_at = CHUNK
+        self.waiters: list[Waiter] = []
+        self.cursors: dict[LogCursor, None] = {}
+        self.gaps: list[tuple[int, int | None]] = []
+        """Index and ``lost`` of the gap entries that some cursor may still have before it."""
+        self.invalid = 0
+        self.records: tuple[ChannelRecord, ...] = ()
+        self.attached = 0
+        """Subscriptions that use this log, those that are not ready yet or still read history included; ``cursors`` has those that read the log."""
+        self.closed = False
+        """Iterators end behind what is queued, with ``error`` if there is one."""
+        self.error: FanwireError | None = None
+
+    @property
+    def first(self) -> int:
+        """Index of the oldest entry that may still be taken."""
+        return max(self.floor, self.end - self.interest.buffer)
+
+    def push(self, item: Item, size: int) -> None:
+        """Append ``item`` of ``size`` bytes and wake who waits."""
+        waiters = self.waiters
+        if waiters:
+            if len(waiters) == len(self.cursors) and self.entries:
+                self._free()
+            self.waiters = []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        self.entries.append(item)
+        self.sizes.append(size)
+        self.end += 1
+        self.bytes += size
+        budget = self.budget
+        budget.used += size
+        if self.bytes > self.interest.buffer_bytes:
+            self._enforce_bytes()
+        if self.end >= self.sweep_at:
+            self._sweep()
+        if budget.used > budget.limit:
+            budget.shrink()
+
+    def push_gap(self, gap: Gap) -> None:
+        """Append a gap at this very position."""
+        self.gaps.append((self.end, gap.lost))
+        if len(self.gaps) > _MAX_GAPS:
+            # Only a subscriber this far behind can be told about both at once; it then learns that the count is unknown.
+            self.gaps[:2] = [(self.gaps[1][0], None)]
+        self.push(gap, 0)
+
+    def wake(self) -> None:
+        """Wake everybody, for a change other than a new entry."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def finish(self, error: FanwireError | None) -> None:
+        """End every iterator behind what is queued, with ``error`` if there is one."""
+        self.error = error
+        self.closed = True
+        self.wake()
+
+    def next_gap(self, position: int) -> int | None:
+        """Return the index of the first gap entry at or behind ``position``."""
+        for index, _ in self.gaps:
+            if index >= position:
+                return index
+        return None
+
+    def slice(self, start: int, stop: int) -> Sequence[Item]:
+        """Return the entries from index ``start`` up to ``stop``; both must be held."""
+        return self.entries[start - self.base : stop - self.base]
+
+    def lag_gap(self, position: int) -> tuple[Gap, int]:
+        """Return the gap of a cursor that fell below the floor, and where it goes on. Gap entries given up on the way are absorbed."""
+        floor = self.first
+        absorbed = [lost for index, lost in self.gaps if position <= index < floor]
+        lost: int | None = floor - position - len(absorbed)
+        for count in absorbed:
+            lost = None if lost is None or count is None else lost + count
+        return Gap(self.channels[0] if len(self.channels) == 1 else None, GapReason.LAGGED, lost), floor
+
+    def shrink(self) -> None:
+        """Give up the older half, for the sake of the Realtime's budget."""
+        self._give_up(max(self.first, self.floor + (self.end - self.floor + 1) // 2))
+
+    def discard(self) -> None:
+        """Free everything, when nobody is interested any more."""
+        self._free()
+
+    def _free(self) -> None:
+        self.budget.used -= self.bytes
+        self.entries = []
+        self.sizes = []
+        self.gaps.clear()
+        self.bytes = 0
+        self.base = self.floor = self.end
+        self.sweep_at = self.end + CHUNK
+
+    def _give_up(self, floor: int) -> None:
+        """Raise the floor and account for the entries below it."""
+        given_up = sum(self.sizes[self.floor - self.base : floor - self.base])
+        self.bytes -= given_up
+        self.budget.used -= given_up
+        self.floor = floor
+
+    def _enforce_bytes(self) -> None:
+        """Give up the oldest entries until the rest is within ``buffer_bytes``."""
+        floor = self.floor
+        excess = self.bytes - self.interest.buffer_bytes
+        while excess > 0:
+            excess -= self.sizes[floor - self.base]
+            floor += 1
+        self._give_up(floor)
+
+    def _sweep(self) -> None:
+        """Free what every cursor has taken or may no longer take. Once per chunk, because it looks at every cursor."""
+        needed = min((cursor.position for cursor in self.cursors), default=self.end)
+        self.gaps = [gap for gap in self.gaps if gap[0] >= needed]
+        self._give_up(max(self.first, min(needed, self.end)))
+        drop = self.floor - self.base
+        del self.entries[:drop], self.sizes[:drop]
+        self.base = self.floor
+        self.sweep_at = self.end + CHUNK

@@ -1,0 +1,111 @@
+"""Everything that is checked about a message before it may take a number and be handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .channels import Channel
+from .codec import Codec
+from .errors import DeclarationError, FieldError, InvalidPayload, PayloadTooLarge
+from .hub.lanes import Prepared
+from .schemas import field_errors
+from .topics import Outgoing, Topic, TopicRef
+
+__all__ = ("MAX_HEADERS_BYTES", "MAX_KEY_BYTES", "prepare", "unpack")
+
+MAX_KEY_BYTES = 255
+MAX_HEADERS_BYTES = 8_192
+
+_MARGIN = 16_384
+"""An envelope never adds more than this to the payload: names, key and headers are bounded."""
+
+
+def unpack(first: object) -> Outgoing[Any]:  # Any: a payload of any topic
+    """Return ``first``, the only argument of a publish, if it is an Outgoing; else say what would have been right.
+
+    Raises:
+        DeclarationError: it is not.
+    """
+    if isinstance(first, Outgoing):
+        return first
+    raise DeclarationError(not_a_ref("publish()", first))
+
+
+def not_a_ref(where: str, value: object) -> str:
+    """Say why ``value`` is no TopicRef and what to pass instead."""
+    wanted = f"{where} takes a topic of a channel, such as chat.status, and its data"
+    if isinstance(value, TopicRef):
+        return f"{wanted}: no data was given for {value!r}"
+    if isinstance(value, Topic):
+        return f"{wanted}; {value!r} is a declaration: make an instance of its channel first, such as AgentChat(thread_id=...).{value.name}"
+    if isinstance(value, Channel) or (isinstance(value, type) and issubclass(value, Channel)):
+        return f"{wanted}; {value!r} is a channel: choose one of its topics"
+    return f"{wanted}; got {type(value).__name__}"
+
+
+def prepare(
+    ref: TopicRef[Any],  # Any: a payload of any topic
+    value: object,
+    key: str | None,
+    headers: Mapping[str, str] | None,
+    run_id: str | None,
+    created_at: str,
+    codec: Codec,
+    max_payload: int | None,
+) -> Prepared:
+    """Validate and encode a message.
+
+    Raises:
+        InvalidPayload: the schema refuses the data, or it cannot be written as JSON, or key or headers are not allowed.
+        PayloadTooLarge: the encoded message is larger than the transport carries.
+    """
+    schema = ref.schema
+    try:
+        data = schema.dump(schema.validate(value))
+    except Exception as error:  # a schema may raise anything; whatever it is, the data did not pass
+        raise InvalidPayload(ref.channel, ref.topic, field_errors(error)) from error
+    if key is not None or headers is not None:
+        faults = [*_key_faults(key), *_header_faults(headers)]
+        if faults:
+            raise InvalidPayload(ref.channel, ref.topic, faults)
+    message = Prepared(ref, data, created_at, key, headers, run_id)
+    if max_payload is not None and len(data) > max_payload - _MARGIN:
+        # Close to the limit the envelope counts; the id stands for the longest there will be.
+        size = len(codec.encode(ref, data, "0123456789.9999999999", created_at, key, headers, run_id))
+        if size > max_payload:
+            raise PayloadTooLarge(ref.channel, ref.topic, size, max_payload)
+    return message
+
+
+def _key_faults(key: object) -> list[FieldError]:
+    if key is None:
+        return []
+    if not isinstance(key, str):
+        return [FieldError("key", f"must be a string, got {type(key).__name__}")]
+    if not key or _utf8_bytes(key) is None or (_utf8_bytes(key) or 0) > MAX_KEY_BYTES:
+        return [FieldError("key", f"must be 1 to {MAX_KEY_BYTES} bytes of valid UTF-8")]
+    return []
+
+
+def _header_faults(headers: object) -> list[FieldError]:
+    if headers is None:
+        return []
+    if not isinstance(headers, Mapping):
+        return [FieldError("headers", f"must be a mapping of strings, got {type(headers).__name__}")]
+    total = 0
+    for name, text in headers.items():  # pyright: ignore[reportUnknownVariableType]  # checked here
+        if not isinstance(name, str) or not isinstance(text, str):
+            return [FieldError("headers", "names and values must be strings")]
+        sizes = _utf8_bytes(name), _utf8_bytes(text)
+        if not name or sizes[0] is None or sizes[1] is None:
+            return [FieldError("headers", "names must not be empty, and all must be valid UTF-8")]
+        total += sizes[0] + sizes[1]
+    return [] if total <= MAX_HEADERS_BYTES else [FieldError("headers", f"{total:,} bytes in all, at most {MAX_HEADERS_BYTES:,} are allowed")]
+
+
+def _utf8_bytes(text: str) -> int | None:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return None

@@ -1,0 +1,42 @@
+"""Shared by all tests: the event loops they run on, the rule that nothing goes untested in silence, and how hypothesis draws."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from hypothesis import settings
+
+from tests.untested import Untested, require, strict
+
+# With CI set, a red run can be repeated exactly; elsewhere each run draws anew. A deadline would measure the machine, not the code.
+settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("exploring", deadline=None, print_blob=True)
+settings.load_profile("repeatable" if strict() else "exploring")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch for skips."""
+    config.pluginmanager.register(Untested(), "fanwire-untested")
+
+
+def pytest_report_header() -> str:
+    """Say which fanwire is tested: the checkout's or an installed wheel's."""
+    spec = importlib.util.find_spec("fanwire")
+    return f"fanwire: {spec.origin if spec else 'NOT IMPORTABLE'}"
+
+
+LOOPS: dict[str, tuple[str, dict[str, bool]]] = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "asyncio+uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+
+@pytest.fixture(scope="module", params=LOOPS)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Each event loop fanwire promises; used by every test marked ``anyio``."""
+    loop: str = request.param
+    package = loop.removeprefix("asyncio+")
+    require(package, package == "asyncio" or importlib.util.find_spec(package) is not None, "the tests on its event loop")
+    return LOOPS[loop]

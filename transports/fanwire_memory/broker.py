@@ -1,0 +1,291 @@
+"""The broker: streams, and links to the event loops that subscribe. One lock guards it, since a named broker is shared across threads."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, final
+
+from fanwire.clock import SYSTEM_CLOCK, Clock
+from fanwire.errors import ConfigError, ConnectFailed, ConnectionLost, FanwireError
+from fanwire.messages import Cursor, Receipt
+from fanwire.transport import HistoryPage, HistoryStart, Outbound, Sink
+
+from .faults import Faults
+from .link import Link
+from .stream import Stream
+
+__all__ = ("Limits", "MemoryBroker", "shared_broker")
+
+
+class Limits(NamedTuple):
+    """How much history a broker keeps."""
+
+    history: int
+    """Messages per channel."""
+
+    ttl: float
+    """Seconds."""
+
+    max_bytes: int
+    """Bytes of all channels together."""
+
+
+@final
+class MemoryBroker:
+    """Channels by name, their histories, and who is connected."""
+
+    def __init__(self, limits: Limits, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.faults = Faults(self)
+        self.clock = clock
+        self.limits = limits
+        self._lock = threading.RLock()
+        self._streams: OrderedDict[str, Stream] = OrderedDict()
+        """By the time of the last publish, longest ago first."""
+        self._bytes = 0
+        self._links: list[Link] = []
+        self._subscribers: dict[str, dict[Link, int]] = {}
+        """Channel to link to the generation of its subscribe."""
+        self._denied: dict[str, FanwireError] = {}
+        self._refuse_connections = 0
+        self._stalled = False
+        self.blocking = False
+        """Publishes and subscribes have to wait."""
+
+    # ------------------------------------------------------------------ connections
+
+    def connect(self, sink: Sink) -> Link:
+        """Open a link for the running event loop.
+
+        Raises:
+            ConnectFailed: a scripted fault refuses it.
+        """
+        with self._lock:
+            if self._refuse_connections:
+                self._refuse_connections -= 1
+                raise ConnectFailed("memory: the connection was refused by a scripted fault")
+            link = Link(sink, self._lock, stalled=self._stalled)
+            self._links.append(link)
+            return link
+
+    def disconnect_link(self, link: Link) -> None:
+        """Forget a link and its subscriptions."""
+        with self._lock:
+            if link in self._links:
+                self._links.remove(link)
+            for channel in link.channels:
+                self._drop_subscriber(channel, link)
+            link.channels.clear()
+
+    def subscribe(self, link: Link, channels: Collection[str], generation: int) -> Mapping[str, Cursor | None | FanwireError]:
+        """Make channels live on ``link``; its sink is told the positions before any frame."""
+        answers: dict[str, Cursor | None | FanwireError] = {}
+        with self._lock:
+            self._check(link)
+            for channel in channels:
+                if channel in self._denied:
+                    answers[channel] = self._denied[channel]
+                    continue
+                self._subscribers.setdefault(channel, {})[link] = generation
+                link.channels.add(channel)
+                answers[channel] = position = self._stream(channel).head
+                link.subscribed(channel, generation, position)
+        return answers
+
+    def unsubscribe(self, link: Link, channels: Collection[str]) -> None:
+        """Stop delivery of channels to ``link``."""
+        with self._lock:
+            self._check(link)
+            for channel in channels:
+                link.channels.discard(channel)
+                self._drop_subscriber(channel, link)
+
+    def _drop_subscriber(self, channel: str, link: Link) -> None:
+        links = self._subscribers.get(channel)
+        if links is not None:
+            links.pop(link, None)
+            if not links:
+                del self._subscribers[channel]
+
+    def _check(self, link: Link) -> None:
+        if link.broken:
+            raise ConnectionLost("memory: the connection was broken by a scripted fault")
+
+    # ------------------------------------------------------------------ messages
+
+    def publish(self, link: Link, batch: Sequence[Outbound]) -> Sequence[Receipt | FanwireError]:
+        """Accept a batch: give positions, store, and deliver.
+
+        Raises:
+            ConnectionLost: the link is broken, or a scripted fault loses the answer.
+        """
+        with self._lock:
+            self._check(link)
+            if self.faults.active:
+                return self._publish_faulty(batch)
+            now = self.clock.time()
+            return [self._accept(message, now) for message in batch]
+
+    def _accept(self, message: Outbound, now: float, *, deliver: int = 1, keep: bool = True) -> Receipt:
+        channel, topic, id, key, _, _, _, frame, retry = message
+        stream = self._streams.get(channel)
+        if stream is None:
+            stream = self._stream(channel)
+        if key is not None or retry:
+            known = stream.repeated(id, key, retry)
+            if known is not None:
+                return Receipt(id, channel, topic, known, True)
+        limits = self.limits
+        entry = stream.append(frame, id, key, now, keep and limits.history > 0)
+        self._streams.move_to_end(channel)
+        if limits.history:
+            self._bytes += len(frame)
+            entries = stream.entries
+            if len(entries) > limits.history or (entries and entries[0].at < now - limits.ttl):
+                self._bytes -= stream.trim(limits.history, now - limits.ttl)
+            if self._bytes > limits.max_bytes:
+                self._evict()
+        position = entry.position
+        subscribers = self._subscribers.get(channel)
+        if subscribers is not None:
+            for _ in range(deliver):
+                for link, generation in subscribers.items():
+                    link.deliver(channel, generation, frame, position, entry.prev)
+        return Receipt(id, channel, topic, position, False)
+
+    def _publish_faulty(self, batch: Sequence[Outbound]) -> Sequence[Receipt | FanwireError]:
+        now = self.clock.time()
+        results: list[Receipt | FanwireError] = []
+        ack_lost = False
+        refused: set[str] = set()
+        for message in batch:
+            fault = self.faults.take(message.channel) if message.channel not in refused else None
+            if message.channel in refused or (fault is not None and fault.kind == "refuse" and fault.error is not None):
+                refused.add(message.channel)
+                results.append(fault.error if fault is not None and fault.error is not None else ConnectionLost("memory: not sent behind a refused message"))
+            elif fault is None or fault.kind == "lose_ack":
+                ack_lost |= fault is not None
+                results.append(self._accept(message, now))
+            elif fault.kind == "duplicate":
+                results.append(self._accept(message, now, deliver=2))
+            else:
+                results.append(self._accept(message, now, deliver=0, keep=fault.stored))
+        if ack_lost:
+            raise ConnectionLost("memory: the answer was lost by a scripted fault")
+        return results
+
+    def history(self, link: Link, channel: str, start: HistoryStart, limit: int) -> HistoryPage:
+        """Read a page of a channel's history."""
+        with self._lock:
+            self._check(link)
+            stream = self._stream(channel)
+            self._bytes -= stream.trim(self.limits.history, self.clock.time() - self.limits.ttl)
+            return stream.page(start, limit)
+
+    def _stream(self, channel: str) -> Stream:
+        stream = self._streams.get(channel)
+        if stream is None:
+            self._expire()
+            stream = self._streams[channel] = Stream(self.clock.time())
+        return stream
+
+    def _expire(self) -> None:
+        """Forget, while a channel is added, up to two that nobody has published to for ``ttl`` and nobody subscribes."""
+        oldest = self.clock.time() - self.limits.ttl
+        for channel in [name for name, _ in zip(self._streams, range(2), strict=False)]:
+            stream = self._streams[channel]
+            if stream.touched >= oldest:
+                return
+            if channel in self._subscribers:
+                stream.touched = self.clock.time()
+                self._streams.move_to_end(channel)
+            else:
+                self._bytes -= stream.bytes
+                del self._streams[channel]
+
+    def _evict(self) -> None:
+        """Empty the histories that were published to longest ago, until the rest fits."""
+        for stream in self._streams.values():
+            if self._bytes <= self.limits.max_bytes:
+                return
+            # The last one standing keeps what fits.
+            while stream.entries and self._bytes > self.limits.max_bytes:
+                self._bytes -= stream.trim(len(stream.entries) - 1, 0.0)
+
+    # ------------------------------------------------------------------ what faults do
+
+    def disconnect(self, refuse: int) -> None:
+        """See :class:`Faults`."""
+        with self._lock:
+            self._refuse_connections += refuse
+            for link in list(self._links):
+                self.disconnect_link(link)
+                link.break_()
+
+    def deny(self, channel: str, error: FanwireError | None) -> None:
+        """See :class:`Faults`."""
+        with self._lock:
+            if error is None:
+                self._denied.pop(channel, None)
+            else:
+                self._denied[channel] = error
+
+    def stall(self, seconds: float | None) -> None:
+        """See :class:`Faults`."""
+        with self._lock:
+            self._stalled = True
+            for link in self._links:
+                link.stall(seconds)
+
+    def block(self) -> None:
+        """See :class:`Faults`."""
+        self.blocking = True
+
+    def resume(self) -> None:
+        """See :class:`Faults`."""
+        with self._lock:
+            self._stalled = self.blocking = False
+            for link in self._links:
+                link.resume()
+
+    def resume_link(self, link: Link) -> None:
+        """End one link's delay."""
+        with self._lock:
+            link.resume()
+
+    def trim(self, channel: str, keep: int) -> None:
+        """See :class:`Faults`."""
+        with self._lock:
+            self._bytes -= self._stream(channel).trim(keep, 0.0)
+
+    def new_epoch(self, channel: str) -> None:
+        """See :class:`Faults`."""
+        with self._lock:
+            self._bytes -= self._stream(channel).bytes
+            self._streams[channel] = Stream(self.clock.time())
+
+    def fork(self, channel: str, back: int) -> None:
+        """See :class:`Faults`."""
+        with self._lock:
+            self._bytes -= self._stream(channel).cut(back)
+
+
+_shared: weakref.WeakValueDictionary[tuple[str, str], MemoryBroker] = weakref.WeakValueDictionary()
+_shared_lock = threading.Lock()
+
+
+def shared_broker(name: str, namespace: str, limits: Limits) -> MemoryBroker:
+    """Return the process's broker of that name and namespace; namespaces do not even share one.
+
+    Raises:
+        ConfigError: it is open already with other limits.
+    """
+    with _shared_lock:
+        broker = _shared.get((name, namespace))
+        if broker is None:
+            broker = _shared[name, namespace] = MemoryBroker(limits)
+        elif broker.limits != limits:
+            raise ConfigError(f"memory://{name} is open in this process with {broker.limits}, now asked for with {limits}: give all openers the same options")
+        return broker
