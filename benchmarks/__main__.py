@@ -14,7 +14,7 @@ from .harness import Regime
 from .model import PAYLOAD_BYTES
 from .progress import progress
 from .report import RESULTS, markdown, write
-from .results import CaseResult, MemoryResult, PublishResult, Report, environment
+from .results import CaseResult, MemoryResult, PublishResult, Report, costs, environment
 from .targets import judge
 
 __all__ = ("main", "run")
@@ -66,6 +66,7 @@ def run(sections: Sequence[str], subscribers: Sequence[int], rounds: int, idle: 
         cases=tuple(cases),
         memory=held,
         publish=published,
+        costs=costs(cases),
         verdicts=judge(tuple(cases), held, published),
     )
 

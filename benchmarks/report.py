@@ -61,6 +61,7 @@ def _lines(report: Report) -> Iterator[str]:
             yield f"## {title}\n"
             for case in cases:
                 yield from _case(case)
+    yield from _costs(report)
     yield from _memory(report)
     yield from _publish(report)
 
@@ -91,6 +92,18 @@ def _row(row: Row) -> str:
     against = (f"{over.median:.2f}x", _range(over), f"{by_cpu.median:.2f}x") if row.name != FANWIRE.name else ("", "", "")
     cells = (name, f"{wall.median / 1e6:.2f}", _range(wall, 1e6), f"{row.cpu_rate.median / 1e6:.2f}", f"{row.of_floor.median:.2f}", *against)
     return "| " + " | ".join(cells) + " |"
+
+
+def _costs(report: Report) -> Iterator[str]:
+    if report.costs:
+        yield "## What the time in bursts is made of\n"
+        yield "CPU time per message whoever listens, and per further delivery, from the slope over the numbers of subscribers. These cases run one after"
+        yield "another, so unlike the ratios these figures carry the drift of the machine.\n"
+        yield "| | µs per message | ns per delivery |"
+        yield "|---|--:|--:|"
+        for cost in report.costs:
+            yield f"| {cost.name} | {cost.message:.1f} | {cost.delivery:.0f} |"
+        yield ""
 
 
 def _memory(report: Report) -> Iterator[str]:

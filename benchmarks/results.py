@@ -12,7 +12,22 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ("CaseResult", "Environment", "MemoryResult", "PublishResult", "Report", "Row", "Spread", "Verdict", "environment", "spread")
+from .harness import Regime
+
+__all__ = (
+    "CaseResult",
+    "Cost",
+    "Environment",
+    "MemoryResult",
+    "PublishResult",
+    "Report",
+    "Row",
+    "Spread",
+    "Verdict",
+    "costs",
+    "environment",
+    "spread",
+)
 
 PACKAGES = ("fanwire", "pydantic", "pydantic-core", "anyio", "broadcaster")
 
@@ -75,7 +90,7 @@ class Row(Frozen):
 class CaseResult(Frozen):
     """One number of subscribers in one regime."""
 
-    regime: Literal["burst", "lockstep"]
+    regime: Regime
     subscribers: int
     burst: int
     bursts: int
@@ -102,6 +117,16 @@ class PublishResult(Frozen):
     ratio_cpu: Spread
 
 
+class Cost(Frozen):
+    """What a contender's time in bursts is made of, by processor time: a share per message, whoever listens, and a share per delivery."""
+
+    name: str
+    message: float
+    """Microseconds per message: publishing, encoding, decoding. From the case of 10 subscribers, less their deliveries."""
+    delivery: float
+    """Nanoseconds per further delivery: the slope between 100 and 1,000 subscribers."""
+
+
 class Verdict(Frozen):
     """A target and what became of it."""
 
@@ -121,12 +146,36 @@ class Report(Frozen):
     cases: tuple[CaseResult, ...] = ()
     memory: tuple[MemoryResult, ...] = ()
     publish: PublishResult | None = None
+    costs: tuple[Cost, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every target that was measured is met."""
         return all(verdict.passed for verdict in self.verdicts)
+
+
+def costs(cases: Iterable[CaseResult]) -> tuple[Cost, ...]:
+    """Split the time of each contender in bursts into a cost per message and one per delivery.
+
+    In lockstep there is no such split: the more tasks are woken at once, the cheaper each is. The quarter of quickest rounds is used, since
+    the cases run one after another and carry the drift of the machine between them.
+
+    Args:
+        cases: Results. Those of bursts to 10, 100 and 1,000 subscribers are needed.
+
+    Returns:
+        One entry per contender, floors left out; none if a case is missing.
+    """
+    rows = {(row.name, case.subscribers): row for case in cases if case.regime == "burst" for row in case.rows if row.kind != "floor"}
+    seconds = {(name, subscribers): subscribers / row.cpu_rate.p75 for (name, subscribers), row in rows.items()}
+    found: list[Cost] = []
+    for name in {name: None for name, _ in seconds}:
+        few, some, many = (seconds.get((name, subscribers)) for subscribers in (10, 100, 1000))
+        if few is not None and some is not None and many is not None:
+            slope = (many - some) / 900
+            found.append(Cost(name=name, message=(few - 10 * slope) * 1e6, delivery=slope * 1e9))
+    return tuple(found)
 
 
 def environment() -> Environment:

@@ -223,7 +223,7 @@ METHODS: tuple[type[object], ...] = (FunctionType, classmethod, staticmethod, pr
 
 def documented(value: object, name: str) -> bool:
     """Tell whether something has a docstring of its own: not one that ``dataclass`` or ``NamedTuple`` made of its fields."""
-    text = inspect.getdoc(value) or ""
+    text = value.__doc__ or ""  # not inspect.getdoc: a class would inherit the text of its base
     return bool(text) and not text.startswith(f"{name}(")
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NewType, Ty
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, PlainSerializer, SecretStr, StringConstraints
 
 import fanwire.channels
 from fanwire.channels import Channel, StaticChannel, Topic, TopicRef, channel, declared_topics, static_schema, topic
@@ -257,7 +257,7 @@ def test_wrong_calls_are_declaration_errors(call: Callable[[], object], says: st
         (1.5, "a float cannot be part of a name"),
         ([1], "a list cannot be part of a name"),
         ({"a": 1}, "a dict cannot be part of a name"),
-        (7, "read back as values of other types"),
+        (7, "would not be read back as the values it was made of"),
         (object(), "Unable to serialize"),
         ("a\nb", r"U\+000A at position 3"),
         ("\u202e", r"U\+202E"),
@@ -274,6 +274,20 @@ def test_values_that_cannot_be_in_a_name(value: object, says: str) -> None:
     with pytest.raises(InvalidName, match=f"Loose: .*({says})"):
         Loose(x=value)
     assert Loose(x="7").name == "l:7"
+
+
+def test_values_whose_text_cannot_be_read_are_refused() -> None:
+    class Written(Channel, name="w:{x}"):
+        x: Annotated[int, PlainSerializer(lambda value: f"n{value}")]
+
+    class Secret(Channel, name="s:{x}"):
+        x: SecretStr
+
+    with pytest.raises(InvalidName, match="'w:n1' would not be read back"):
+        Written(x=1)
+    with pytest.raises(InvalidName, match="would not be read back") as caught:
+        Secret(x=SecretStr("hunter2"))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_number_too_long_to_write_is_refused() -> None:

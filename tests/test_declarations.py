@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, NewType, TypeVar,
 
 import pytest
 from pydantic import BaseModel, Field
+from typing_extensions import TypeAliasType
 
 from fanwire.channels import Channel, StaticChannel, Topic, static_schema, topic
 from fanwire.errors import DeclarationError
@@ -157,3 +158,32 @@ def test_a_topic_set_on_a_finished_class_says_so() -> None:
 def test_the_error_names_the_class_of_a_mixin() -> None:
     with pytest.raises(DeclarationError, match=r"X\.b: pydantic cannot validate"):
         define("b = topic(object())", name=None)
+
+
+def test_annotations_may_be_evaluated_or_text() -> None:
+    """Each module says by ``from __future__ import annotations``; here both ways are taken from one source."""
+    source = """
+class Kinds(Channel, name="kinds:{kind}:{user}:{alias}:{maybe}"):
+    count: ClassVar[int] = 3
+    kind: Literal["a", 7]
+    user: NewType("User", str)
+    alias: TypeAliasType("Alias", Literal[1, 2])
+    maybe: "int | bool" = 5
+    status = topic(Status)
+"""
+    for future in ("", "from __future__ import annotations"):
+        scope = globals() | {"TypeAliasType": TypeAliasType}
+        exec(compile(future + source, "kinds", "exec", dont_inherit=True), scope)
+        kinds = cast("type[Channel]", scope["Kinds"])
+        made = cast("Any", kinds)(kind=7, user="u", alias=2)  # Any: a checker has not seen the class
+        assert made.name == "kinds:7:u:2:5"
+        assert kinds.parse(made.name) == made
+        assert (made.kind, made.alias, made.count) == (7, 2, 3)
+        assert list(kinds.params.model_fields) == ["kind", "user", "alias", "maybe"]
+
+
+def test_none_itself_is_no_param() -> None:
+    with pytest.raises(DeclarationError, match=r"X\.a: None has no exact text"):
+        define("a: None")
+    with pytest.raises(DeclarationError, match=r"X\.a: None has no exact text"):
+        exec(compile('class X(Channel, name="x:{a}"):\n    a: None', "none", "exec", dont_inherit=True), dict(globals()))

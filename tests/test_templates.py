@@ -163,6 +163,8 @@ def test_fill_then_split_gives_the_texts_or_others_that_fill_the_same(literals: 
         ("x:{a}", "y:z", None),
         ("{a}-{b}", "1-2-3", {"a": "1", "b": "2-3"}),
         ("{a}-{b}", "--", None),
+        ("{a}-{b}", "abc", None),
+        ("{a}-{b}", "ab-", None),
         ("{a}-{b}", "---", {"a": "-", "b": "-"}),
         ("{a}-end", "-end", None),
         ("{a}-end", "x-end-end", {"a": "x-end"}),

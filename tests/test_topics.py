@@ -68,9 +68,9 @@ def test_references_are_equal_by_channel_and_topic() -> None:
 def test_references_are_immutable() -> None:
     ref = Chat(id="x").status
     for attribute in ("channel", "topic", "schema", "other"):
-        with pytest.raises(AttributeError, match="a TopicRef is immutable"):
+        with pytest.raises(AttributeError, match="cannot (assign to|delete) field"):
             setattr(ref, attribute, "y")
-        with pytest.raises(AttributeError, match="a TopicRef is immutable"):
+        with pytest.raises(AttributeError, match="cannot (assign to|delete) field"):
             delattr(ref, attribute)
     assert not hasattr(ref, "__dict__")
 
@@ -126,9 +126,9 @@ def test_outgoing_is_a_value() -> None:
     with pytest.raises(TypeError, match="unhashable"):
         hash(first)
     for attribute in ("ref", "data", "key", "headers", "other"):
-        with pytest.raises(AttributeError, match="an Outgoing is immutable"):
+        with pytest.raises(AttributeError, match="cannot (assign to|delete) field"):
             setattr(first, attribute, None)
-        with pytest.raises(AttributeError, match="an Outgoing is immutable"):
+        with pytest.raises(AttributeError, match="cannot (assign to|delete) field"):
             delattr(first, attribute)
     assert first == Outgoing(ref, Status(message="a"))
 

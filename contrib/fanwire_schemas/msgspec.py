@@ -80,7 +80,7 @@ class MsgspecSchema(Generic[T]):
         except msgspec.MsgspecError as error:
             raise ValueError(str(error)) from error
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, Any]:  # Any: JSON
         """Return the JSON Schema of the data as it is on the wire."""
         return msgspec.json.schema(self.type)
 

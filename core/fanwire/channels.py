@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NoReturn, Self, TypeAlias, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Never, NoReturn, Self, TypeAlias, dataclass_transform, overload
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -36,6 +36,8 @@ __all__ = (
     "topic",
 )
 
+# Topic[Any] and TopicRef[Any] below: the topics of one channel have different payloads, so their mappings have no better type.
+
 _RESERVED = frozenset({"name", "template", "topics", "params", "parse"})
 
 
@@ -55,6 +57,10 @@ class _Name:
                 f"{owner.__name__} has a name once it is made: {_call_text(owner)}.name; the template is {owner.__name__}.template"
             )
         return owner.template
+
+    if TYPE_CHECKING:
+        # So that mypy refuses an assignment. At run time the name is a plain attribute of the channel.
+        def __set__(self, instance: Channel, value: Never, /) -> None: ...
 
 
 def _parse(cls: type[Channel], name: str) -> Template:
@@ -183,10 +189,12 @@ class Channel:
         template = cls._usable()
         if args:
             raise DeclarationError(f"{cls.__name__} takes its params as keywords: {_call_text(cls)}")
-        if unknown := [name for name in values if name not in cls.params.model_fields]:
-            raise DeclarationError(f"{cls.__name__} has no param {unknown[0]!r}; it is made by {_call_text(cls)}")
-        if missing := [name for name, info in cls.params.model_fields.items() if info.is_required() and name not in values]:
-            raise DeclarationError(f"{cls.__name__} needs {', '.join(missing)}: {_call_text(cls)}")
+        fields = cls.params.model_fields
+        if values.keys() != fields.keys():
+            if unknown := [name for name in values if name not in fields]:
+                raise DeclarationError(f"{cls.__name__} has no param {unknown[0]!r}; it is made by {_call_text(cls)}")
+            if missing := [name for name, info in fields.items() if info.is_required() and name not in values]:
+                raise DeclarationError(f"{cls.__name__} needs {', '.join(missing)}: {_call_text(cls)}")
         try:
             model = cls.params(**values)
             texts = texts_of(model)
@@ -198,8 +206,10 @@ class Channel:
         if template.split(name) != texts:
             raise InvalidName(f"{cls.__name__}: {name!r} would be read back as other values, because one holds a separator of {template.text!r}")
         if not reads_back(model, texts):
-            raise InvalidName(f"{cls.__name__}: {name!r} would be read back as values of other types; give each param one type")
-        self.__dict__.update(model, name=name)
+            raise InvalidName(
+                f"{cls.__name__}: {name!r} would not be read back as the values it was made of; give each param one type, whose text can be read"
+            )
+        self.__dict__.update(vars(model), name=name)
 
     @classmethod
     def _usable(cls) -> Template:
@@ -239,14 +249,16 @@ class Channel:
         if (canonical := texts_of(model)) != texts:
             raise InvalidName(f"{name!r} is not the name of a {cls.__name__}: the channel is called {template.fill(canonical)!r}")
         channel = cls.__new__(cls)
-        channel.__dict__.update(model, name=name)
+        channel.__dict__.update(vars(model), name=name)
         return channel
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a channel is immutable, {name!r} cannot be set; make another {type(self).__name__}")
+    if not TYPE_CHECKING:  # a checker that sees these takes any attribute to be assignable
 
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"a channel is immutable, {name!r} cannot be deleted")
+        def __setattr__(self, name: str, value: object) -> NoReturn:
+            raise AttributeError(f"a channel is immutable, {name!r} cannot be set; make another {type(self).__name__}")
+
+        def __delattr__(self, name: str) -> NoReturn:
+            raise AttributeError(f"a channel is immutable, {name!r} cannot be deleted")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Channel):

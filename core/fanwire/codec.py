@@ -98,7 +98,7 @@ class EnvelopeCodec:
             constants = ref._envelope  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the ref keeps it for us
             if constants is None:
                 constants = _constants(ref)
-            return b'{"id":"%b"%b%b","data":%b}' % (id.encode(), constants, created_at.encode(), data)
+            return b"".join((b'{"id":"', id.encode(), constants, created_at.encode(), b'","data":', data, b"}"))
         optional = b"" if run_id is None else b',"run_id":' + to_json(run_id)
         if headers is not None:
             optional += b',"headers":' + to_json(dict(headers))
@@ -123,7 +123,8 @@ class EnvelopeCodec:
             return _parse(text)
         id, topic, key, kind, channel, created_at, run_id, headers = match.groups()
         data = frame[match.end() : -1] if len(frame) == len(text) else text[match.end() : -1].encode()
-        return Decoded(id, topic, key, kind, channel, created_at, run_id, None if headers is None else _headers(from_json(headers)), data)
+        # tuple.__new__: half the cost of calling the class, on every frame.
+        return tuple.__new__(Decoded, (id, topic, key, kind, channel, created_at, run_id, None if headers is None else _headers(from_json(headers)), data))
 
 
 ENVELOPE = EnvelopeCodec()
@@ -131,7 +132,7 @@ ENVELOPE = EnvelopeCodec()
 
 def _constants(ref: TopicRef[Any]) -> bytes:  # Any: a topic of any payload
     """Build, once per ref, what stands between the id and the time stamp."""
-    constants = b',"topic":%b,"kind":"data","channel":%b,"created_at":"' % (to_json(ref.topic), to_json(ref.channel))
+    constants = b'","topic":%b,"kind":"data","channel":%b,"created_at":"' % (to_json(ref.topic), to_json(ref.channel))
     object.__setattr__(ref, "_envelope", constants)
     return constants
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, cast, final, overload
 
@@ -20,8 +21,11 @@ __all__ = ("ChannelFactory", "DynamicChannel", "channel")
 
 P = ParamSpec("P")
 
+# Topic[Any] and TopicRef[Any] below: the types are values of a mapping, which checkers cannot follow.
+
 
 @final
+@dataclass(frozen=True, init=False, eq=False, repr=False, match_args=False)
 class DynamicChannel:
     """A channel made by :func:`channel`. Its topics are attributes and items: ``alerts.alert`` and ``alerts["tool-call"]``.
 
@@ -33,7 +37,7 @@ class DynamicChannel:
     """
 
     name: str
-    topics: Mapping[str, Topic[Any]]  # Any: the types are values of a mapping, which checkers cannot follow
+    topics: Mapping[str, Topic[Any]]
     _refs: dict[str, TopicRef[Any]]
 
     def __init__(self, name: str, topics: Mapping[str, Topic[Any]], /) -> None:
@@ -55,12 +59,6 @@ class DynamicChannel:
             raise AttributeError(_no_topic(self.__dict__.get("name", "?"), topic, self.__dict__.get("topics", {})))
         ref: TopicRef[Any] = self.__dict__.setdefault(topic, self[topic])
         return ref
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a channel is immutable, {name!r} cannot be set")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"a channel is immutable, {name!r} cannot be deleted")
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *(topic for topic in self.topics if topic.isidentifier())})
@@ -153,7 +151,7 @@ def _declare(wire: str, form: object) -> Topic[Any]:
     if isinstance(form, Topic):
         raise DeclarationError(f"topic {wire!r}: topic() is for channel classes; pass the type itself, or static_schema(<type>) for no validation")
     try:
-        declared: Topic[Any] = Topic(cast("TypeForm[Any]", form), name=check_topic_name(wire))
+        declared: Topic[Any] = Topic(cast("TypeForm[Any]", form), name=check_topic_name(wire))  # if it is no type, pydantic says so
         _ = declared.schema  # faults are found now
     except (DeclarationError, InvalidName) as error:
         raise DeclarationError(f"topic {wire!r}: {error}") from error

@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from .channels import Channel
-from .codec import Codec
+from .codec import ENVELOPE
 from .errors import DeclarationError, FieldError, InvalidPayload, PayloadTooLarge
-from .hub.lanes import Prepared
 from .schemas import field_errors
 from .topics import Outgoing, Topic, TopicRef
 
-__all__ = ("MAX_HEADERS_BYTES", "MAX_KEY_BYTES", "prepare", "unpack")
+__all__ = ("MARGIN", "MAX_HEADERS_BYTES", "MAX_KEY_BYTES", "check", "encode", "not_a_ref", "refused", "unpack")
 
 MAX_KEY_BYTES = 255
 MAX_HEADERS_BYTES = 8_192
 
-_MARGIN = 16_384
+MARGIN = 16_384
 """An envelope never adds more than this to the payload: names, key and headers are bounded."""
 
 
@@ -44,38 +43,49 @@ def not_a_ref(where: str, value: object) -> str:
     return f"{wanted}; got {type(value).__name__}"
 
 
-def prepare(
+def encode(
     ref: TopicRef[Any],  # Any: a payload of any topic
     value: object,
     key: str | None,
     headers: Mapping[str, str] | None,
-    run_id: str | None,
-    created_at: str,
-    codec: Codec,
-    max_payload: int | None,
-) -> Prepared:
-    """Validate and encode a message.
+    max_payload: int,
+) -> bytes:
+    """Validate a message and return its payload as JSON.
 
     Raises:
         InvalidPayload: the schema refuses the data, or it cannot be written as JSON, or key or headers are not allowed.
-        PayloadTooLarge: the encoded message is larger than the transport carries.
+        PayloadTooLarge: the encoded message is larger than ``max_payload`` bytes.
     """
-    schema = ref.schema
     try:
-        data = schema.dump(schema.validate(value))
+        data = ref.schema.dump(ref.schema.validate(value))
     except Exception as error:  # a schema may raise anything; whatever it is, the data did not pass
-        raise InvalidPayload(ref.channel, ref.topic, field_errors(error)) from error
-    if key is not None or headers is not None:
-        faults = [*_key_faults(key), *_header_faults(headers)]
-        if faults:
-            raise InvalidPayload(ref.channel, ref.topic, faults)
-    message = Prepared(ref, data, created_at, key, headers, run_id)
-    if max_payload is not None and len(data) > max_payload - _MARGIN:
-        # Close to the limit the envelope counts; the id stands for the longest there will be.
-        size = len(codec.encode(ref, data, "0123456789.9999999999", created_at, key, headers, run_id))
+        raise refused(ref, error) from error
+    if key is not None or headers is not None or len(data) > max_payload - MARGIN:
+        check(ref, data, key, headers, max_payload)
+    return data
+
+
+def refused(ref: TopicRef[Any], error: Exception) -> InvalidPayload:  # Any: a payload of any topic
+    """Make the error for data that the schema of ``ref`` does not let pass."""
+    return InvalidPayload(ref.channel, ref.topic, field_errors(error))
+
+
+def check(ref: TopicRef[Any], data: bytes, key: str | None, headers: Mapping[str, str] | None, max_payload: int) -> None:  # Any: encoded already
+    """Check what goes along with a payload, and the size of all of it.
+
+    Raises:
+        InvalidPayload: key or headers are not allowed.
+        PayloadTooLarge: the encoded message is larger than ``max_payload`` bytes.
+    """
+    faults = [*_key_faults(key), *_header_faults(headers)]
+    if faults:
+        raise InvalidPayload(ref.channel, ref.topic, faults)
+    if len(data) > max_payload - MARGIN:
+        # Close to the limit the envelope counts; id and time stand for the longest there will be.
+        longest = "0123456789.9999999999", "2000-01-01T00:00:00.000Z"
+        size = len(ENVELOPE.encode(ref, data, *longest, key, headers, None))
         if size > max_payload:
             raise PayloadTooLarge(ref.channel, ref.topic, size, max_payload)
-    return message
 
 
 def _key_faults(key: object) -> list[FieldError]:

@@ -36,14 +36,14 @@ class Param(NamedTuple):
     form: Any
     """Its type. Any: type forms have no common type at run time."""
 
-    default: Any
+    default: Any  # Any: of the type above
     """Its default, a pydantic ``FieldInfo``, or ``...`` if it is required."""
 
 
 class NoParams(BaseModel):
     """The params of a channel without params."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
 
 def own_params(cls: type[object], inherited: Mapping[str, Param]) -> dict[str, Param]:
@@ -148,7 +148,7 @@ def texts_of(model: BaseModel) -> dict[str, str]:
 def reads_back(model: BaseModel, texts: Mapping[str, str]) -> bool:
     """Whether these texts are read as the values they were made from: ``"5"`` in an ``int | str`` is not."""
     try:
-        return dict(type(model).model_validate_strings(texts)) == dict(model)
+        return vars(type(model).model_validate_strings(texts)) == vars(model)
     except ValidationError:
         return False
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,11 +23,11 @@ from .events import ConnectionEvent, ConnectionState, InvalidMessage, RealtimeSt
 from .hub.connection import EventQueue
 from .hub.engine import Engine, fresh
 from .hub.join import history_starts, read_history
-from .hub.lanes import Prepared
+from .hub.lanes import Lanes, Prepared
 from .hub.log import Interest
 from .hub.waiter import checkpoint, current_loop
 from .messages import Message, Receipt, Start
-from .outgoing import not_a_ref, prepare, unpack
+from .outgoing import MARGIN, check, encode, not_a_ref, refused, unpack
 from .requests import check_start, interest_of
 from .subscription import OnGap, Request, Subscription
 from .topics import Outgoing, TopicRef
@@ -49,20 +51,20 @@ _FAIR = 64
 """Publishes that did not suspend after which other tasks get a turn."""
 
 _NOTHING: Final = object()
+_FORKED: Final = object()
 
 
-class _Forks:
-    """Counts the forks this process came from, so that an inherited Realtime is noticed."""
+_open: weakref.WeakSet[Realtime] = weakref.WeakSet()
 
-    count = 0
 
-    @classmethod
-    def note(cls) -> None:
-        cls.count += 1
+def _forked() -> None:
+    """In the child of a fork: what is open belongs to the parent."""
+    for realtime in _open:
+        realtime._loop = _FORKED  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # this module's own
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Forks.note)
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _log_invalid(message: InvalidMessage) -> None:
@@ -136,11 +138,13 @@ class Realtime:
         self._on_invalid = on_invalid or _log_invalid
         self._codec = codec
         self._clock = clock
-        self._max_payload = transport.capabilities.max_payload
+        self._max_payload = transport.capabilities.max_payload or sys.maxsize
+        self._roomy = self._max_payload - MARGIN
         self._engine: Engine | None = None
+        self._lanes: Lanes
         self._current_loop: Callable[[], object] = _no_loop
-        self._loop: object = None
-        self._forks = -1
+        self._loop: object = _NOTHING
+        """The event loop it is open in; anything else sends every call to :meth:`_usable`, which refuses it."""
         self._turn = 0
         self._closing: anyio.Event | None = None
 
@@ -239,7 +243,8 @@ class Realtime:
             raise
         self._current_loop = current_loop()
         self._loop = self._current_loop()
-        self._forks = _Forks.count
+        self._lanes = engine.lanes
+        _open.add(self)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -265,7 +270,7 @@ class Realtime:
             return
         self._same_loop()
         self._closing = anyio.Event()
-        self._loop = _NOTHING  # sends every further call to _usable(), which refuses it
+        self._loop = _NOTHING
         try:
             await engine.close(deadline)
         finally:
@@ -280,23 +285,17 @@ class Realtime:
             FanwireError: the connection was given up.
         """
         engine = self._engine
-        if engine is None or (self._loop is None and self._closing is None):
-            raise Closed("this Realtime is not open: use `async with Realtime.from_url(...) as rt:`")
         if self._closing is not None:
             raise Closed("this Realtime is closed")
+        if engine is None or self._loop is _NOTHING:
+            raise Closed("this Realtime is not open: use `async with Realtime.from_url(...) as rt:`")
         self._same_loop()
         if engine.failure is not None:
             raise fresh(engine.failure)
         return engine
 
-    def _here(self) -> bool:
-        try:
-            return self._current_loop() is self._loop
-        except RuntimeError:
-            return False
-
     def _same_loop(self) -> None:
-        if self._forks != _Forks.count:
+        if self._loop is _FORKED:
             raise WrongLoop("this Realtime was opened before the process forked: open one in each process")
         try:
             here = self._current_loop()
@@ -347,29 +346,29 @@ class Realtime:
             ConnectionLost: the connection broke and the outcome is unknown. Retried by itself where a repeat would be suppressed.
             Closed: this Realtime is not open.
         """
-        return await self._publish(ref, data, key, headers, None, timeout)
-
-    async def _publish(
-        self,
-        ref: TopicRef[Any] | Outgoing[Any],  # Any: bound by the overloads of publish
-        data: object,
-        key: str | None,
-        headers: Mapping[str, str] | None,
-        run_id: str | None,
-        timeout: float | None,
-    ) -> Receipt:
-        if data is _NOTHING or not isinstance(ref, TopicRef):
+        if data is _NOTHING or ref.__class__ is not TopicRef:
             outgoing = unpack(ref) if data is _NOTHING else _not_a_ref(ref)
             ref, data = outgoing.ref, outgoing.data
             key = outgoing.key if key is None else key
             headers = outgoing.headers if headers is None else headers
-        engine = self._engine
-        if engine is None or engine.failure is not None or self._forks != _Forks.count or not self._here():
-            engine = self._usable()
-        lanes = engine.lanes
-        message = prepare(ref, data, key, headers, run_id, lanes.stamp(), self._codec, self._max_payload)
-        receipt = lanes.now(message)
+        try:
+            here = self._current_loop()
+        except RuntimeError:
+            here = None
+        if here is not self._loop:
+            self._usable()
+        lanes = self._lanes
+        # What follows stands here rather than in functions of its own: this is the hottest path there is.
+        schema = ref.schema
+        try:
+            encoded = schema.dump(schema.validate(data))
+        except Exception as error:
+            raise refused(ref, error) from error
+        if key is not None or headers is not None or len(encoded) > self._roomy:
+            check(ref, encoded, key, headers, self._max_payload)
+        receipt = lanes.now(ref, encoded, key, headers)
         if receipt is None:
+            message = Prepared(ref, encoded, lanes.stamp(), key, headers, None)
             (result,) = await lanes.send((message,), self.timeout if timeout is None else timeout)
             if isinstance(result, FanwireError):
                 raise fresh(result)
@@ -405,14 +404,13 @@ class Realtime:
         for message in messages:
             if not isinstance(message, Outgoing):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
                 _not_outgoing(message)
-            prepared.append(
-                prepare(message.ref, message.data, message.key, message.headers, None, lanes.stamp(), self._codec, self._max_payload)
-            )
+            encoded = encode(message.ref, message.data, message.key, message.headers, self._max_payload)
+            prepared.append(Prepared(message.ref, encoded, lanes.stamp(), message.key, message.headers, None))
         if not prepared:
             return []
         results = lanes.now_many(prepared)
-        if results is None:
-            results = await lanes.send(prepared, self.timeout if timeout is None else timeout)
+        if len(results) < len(prepared):
+            results += await lanes.send(prepared[len(results) :], self.timeout if timeout is None else timeout)
         else:
             await checkpoint()
         receipts = [result for result in results if isinstance(result, Receipt)]

@@ -42,6 +42,8 @@ __all__ = ("JsonSchema", "PydanticSchema", "Schema", "field_errors", "is_schema"
 
 T = TypeVar("T")
 
+# Schema[Any] below: what a function makes of a form it is given as a plain object.
+
 _MAX_ERRORS = 50
 _MAX_TEXT = 500
 
@@ -98,7 +100,7 @@ class PydanticSchema(Generic[T]):
         self.load: Callable[[bytes], T] = self._first_load
         self._build()
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, Any]:  # Any: JSON
         """Return the JSON Schema of the data as it is on the wire."""
         return self._ready().json_schema(by_alias=True, mode="serialization")
 
@@ -110,7 +112,7 @@ class PydanticSchema(Generic[T]):
 
     def _build(self) -> bool:
         """Bind the compiled functions. Returns ``False`` while a forward reference cannot be resolved."""
-        form: Any = self.type
+        form: Any = self.type  # Any: type forms have no common type at run time
         if _mentions_a_name(form):
             try:
                 form = _resolved(form, self._module)

@@ -45,7 +45,7 @@ class Template:
         if not self.fields:
             return {} if name == first else None
         at, end = len(first), len(name) - len(last)
-        if at >= end or not name.startswith(first) or not name.endswith(last):
+        if not name.startswith(first) or not name.endswith(last):
             return None
         texts: dict[str, str] = {}
         for field, literal in zip(self.fields, self.literals[1:-1], strict=False):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, final, overload
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Never, TypeVar, cast, final, overload
 
 from .errors import DeclarationError, InvalidName
 from .names import check_channel_name, check_topic_name
@@ -24,7 +25,9 @@ _set = object.__setattr__
 _PASS_THROUGH: JsonSchema[Any] = JsonSchema(Any)  # Any: the data of a reference made by hand is whatever JSON holds
 
 
+# A dataclass only to be frozen, for checkers as well as at run time; slots=True would make a second class, whose frozen __setattr__ fails.
 @final
+@dataclass(frozen=True, init=False, eq=False, repr=False, match_args=False)
 class TopicRef(Generic[T]):
     """A topic of one channel: an immutable value, the first argument of every publish and subscribe.
 
@@ -56,7 +59,7 @@ class TopicRef(Generic[T]):
     _envelope: bytes | None  # the codec's constants for this reference, filled at first use; no part of the value
 
     @overload
-    def __init__(self: TopicRef[Any], channel: str, topic: str) -> None: ...
+    def __init__(self: TopicRef[Any], channel: str, topic: str) -> None: ...  # Any: it carries whatever JSON holds
     @overload
     def __init__(self, channel: str, topic: str, schema: Schema[T]) -> None: ...
     def __init__(self, channel: str, topic: str, schema: Schema[Any] | None = None) -> None:  # Any: bound by the overloads
@@ -74,12 +77,6 @@ class TopicRef(Generic[T]):
             What ``publish`` takes in place of a reference and data.
         """
         return Outgoing(self, data, key=key, headers=headers)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a TopicRef is immutable, {name!r} cannot be set")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"a TopicRef is immutable, {name!r} cannot be deleted")
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -103,6 +100,7 @@ class TopicRef(Generic[T]):
 
 
 @final
+@dataclass(frozen=True, init=False, eq=False, repr=False, match_args=False)
 class Outgoing(Generic[T]):
     """Data addressed to a topic: what ``publish`` and ``publish_many`` take. Immutable; checked when it is published.
 
@@ -132,20 +130,14 @@ class Outgoing(Generic[T]):
         _set(self, "key", key)
         _set(self, "headers", headers)
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"an Outgoing is immutable, {name!r} cannot be set")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"an Outgoing is immutable, {name!r} cannot be deleted")
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Outgoing):
             return NotImplemented
-        other = cast("Outgoing[object]", other)
+        other = cast("Outgoing[object]", other)  # an isinstance cannot tell the parameter
         return self.ref == other.ref and self.data == other.data and self.key == other.key and self.headers == other.headers
 
     # Data and headers are mostly not hashable, so that none of them is keeps surprises away.
-    __hash__ = None  # type: ignore[assignment]  # the documented way to say so
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # not hashable, as the data model has it for a class with __eq__ alone
 
     def __repr__(self) -> str:
         key = f", key={self.key!r}" if self.key is not None else ""
@@ -214,7 +206,9 @@ class Topic(Generic[T]):
         if attribute is None:
             raise DeclarationError(f"{owner.__name__}: a topic was set on the finished class; declare it in the class body")
         if instance is not None:
-            # Kept in the instance under the topic's own name: this descriptor has no __set__, so from now on the access does not come here.
+            # Kept in the instance under the topic's own name: this descriptor has no __set__, so from now on an access does not come here.
+            if (known := instance.__dict__.get(attribute)) is not None:
+                return cast("TopicRef[T]", known)  # put there just below
             ref = make_ref(instance.name, self.name, self.schema, (instance.__class__, attribute))
             found: TopicRef[T] = instance.__dict__.setdefault(attribute, ref)
             return found
@@ -227,6 +221,10 @@ class Topic(Generic[T]):
             # Only StaticChannel classes have the dictionary just read.
             kept = refs.setdefault(attribute, make_ref(cast("builtins.type[StaticChannel]", owner).name, self.name, self.schema, (owner, attribute)))
         return kept
+
+    if TYPE_CHECKING:
+        # So that mypy refuses an assignment. At run time there is none, or each access to a reference would come to __get__.
+        def __set__(self, instance: Channel, value: Never, /) -> None: ...
 
     def bind(self, owner: builtins.type[object], attribute: str, /) -> None:
         """Tie the topic to the class and attribute it was declared under, and build its schema. Channel classes call it.
@@ -302,6 +300,7 @@ def make_ref(channel: str, topic: str, schema: Schema[T], origin: tuple[type[Cha
     return ref
 
 
+# Any: the callers bind it.
 def _fill(ref: TopicRef[Any], channel: str, topic: str, schema: Schema[Any], origin: tuple[type[Channel], str] | None) -> None:
     _set(ref, "channel", channel)
     _set(ref, "topic", topic)
@@ -310,6 +309,7 @@ def _fill(ref: TopicRef[Any], channel: str, topic: str, schema: Schema[Any], ori
     _set(ref, "_envelope", None)
 
 
+# Any: getattr knows no types, and neither does pickle.
 def _ref_of(owner: type[Channel], channel: str, attribute: str) -> TopicRef[Any]:
     """Make a reference again from a pickle."""
     origin = owner if "_static_refs" in vars(owner) else owner.parse(channel)

@@ -200,6 +200,10 @@ class SupportsHistory(Protocol):
 class SupportsImmediatePublish(Protocol):
     """A transport that can publish without waiting for anything; core uses it where no earlier message of the channel is under way."""
 
-    def publish_now(self, batch: Sequence[Outbound], /) -> Sequence[Receipt | FanwireError] | None:
-        """As ``publish``, at once; ``None`` where it would have to wait, and nothing was sent."""
+    def publish_now(self, message: Outbound, /) -> Receipt | None:
+        """Send one message at once and return its receipt; ``None`` where it would have to wait, and nothing was sent.
+
+        Raises:
+            FanwireError: the broker refused it.
+        """
         ...

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from declarations import AgentChat, Alerts, Forms, Job, Lifecycle, Own, Params, Required, Status, Token, Usage, UserId, chat, dynamic, factory, forms, schema
+from declarations import (
+    AgentChat,
+    Alerts,
+    Forms,
+    Job,
+    Lifecycle,
+    Own,
+    Params,
+    Required,
+    Status,
+    Token,
+    Usage,
+    UserId,
+    chat,
+    dynamic,
+    factory,
+    forms,
+    schema,
+)
 from pydantic import BaseModel
 
-from fanwire import Channel, Message, Outgoing, RawMessage, Realtime, Schema, Start, StaticChannel, TopicRef, channel, is_topic, topic
+from fanwire import Channel, Message, Outgoing, RawMessage, Realtime, Schema, Start, TopicRef, channel, is_topic, topic
 
 # ---------------------------------------------------------------- params
 
@@ -26,7 +44,8 @@ Job(job_id="x")  # E
 AgentChat.parse(3)  # E
 chat.thread_id = "y"  # E
 chat.name = "y"  # E
-chat.status = chat.status  # E: pyright
+chat.tool_call = chat.tool_call  # E
+chat.other = "y"  # E
 AgentChat.name  # E
 Lifecycle.name  # E
 chat.nothing  # E
@@ -65,7 +84,9 @@ chat.status(Status(message="x"), key=3)  # E
 chat.status(Status(message="x"), headers={"a": 1})  # E
 TopicRef("x")  # E
 TopicRef("x", "y", Status)  # E
-chat.status.channel = "x"  # E: pyright
+chat.status.channel = "x"  # E
+chat.status.other = "x"  # E
+chat.status(Status(message="x")).data = Status(message="y")  # E
 invariant: TopicRef[BaseModel] = chat.status  # E
 invariant_outgoing: Outgoing[BaseModel] = chat.status(Status(message="x"))  # E
 other_schema: Schema[Token] = schema  # E
@@ -74,7 +95,8 @@ factory(3)  # E
 factory()  # E
 channel(name=3, topics={})  # E
 channel(name="x")  # E
-dynamic.name = "x"  # E: pyright
+dynamic.name = "x"  # E
+dynamic.alert = chat.status  # E
 
 # ---------------------------------------------------------------- messages
 
@@ -152,5 +174,4 @@ async def subscribe(rt: Realtime) -> None:
             batch.data  # E
 
 
-static_has_params = StaticChannel(thread_id="x")  # E
 usage: Usage = Forms.point  # E

@@ -10,7 +10,7 @@ from typing import NamedTuple, final
 
 from fanwire.clock import SYSTEM_CLOCK, Clock
 from fanwire.errors import ConfigError, ConnectFailed, ConnectionLost, FanwireError
-from fanwire.messages import Cursor, Receipt
+from fanwire.messages import Cursor, Receipt, mark_of
 from fanwire.transport import HistoryPage, HistoryStart, Outbound, Sink
 
 from .faults import Faults
@@ -41,9 +41,15 @@ class MemoryBroker:
         self.faults = Faults(self)
         self.clock = clock
         self.limits = limits
-        self._lock = threading.RLock()
+        self._history = limits.history
+        self._ttl = limits.ttl
+        self.lock = threading.RLock()
+        """Held while anything below is read or changed, and while sinks are called."""
+        self.now = clock.time
+        """Seconds since 1970, by the broker's clock."""
         self._streams: OrderedDict[str, Stream] = OrderedDict()
         """By the time of the last publish, longest ago first."""
+        self._newest: Stream | None = None
         self._bytes = 0
         self._links: list[Link] = []
         self._subscribers: dict[str, dict[Link, int]] = {}
@@ -51,8 +57,10 @@ class MemoryBroker:
         self._denied: dict[str, FanwireError] = {}
         self._refuse_connections = 0
         self._stalled = False
-        self.blocking = False
+        self.blocked = False
         """Publishes and subscribes have to wait."""
+        self.hindered = False
+        """Whether a fault has to have its say before a message is accepted."""
 
     # ------------------------------------------------------------------ connections
 
@@ -62,17 +70,17 @@ class MemoryBroker:
         Raises:
             ConnectFailed: a scripted fault refuses it.
         """
-        with self._lock:
+        with self.lock:
             if self._refuse_connections:
                 self._refuse_connections -= 1
                 raise ConnectFailed("memory: the connection was refused by a scripted fault")
-            link = Link(sink, self._lock, stalled=self._stalled)
+            link = Link(sink, self.lock, stalled=self._stalled)
             self._links.append(link)
             return link
 
     def disconnect_link(self, link: Link) -> None:
         """Forget a link and its subscriptions."""
-        with self._lock:
+        with self.lock:
             if link in self._links:
                 self._links.remove(link)
             for channel in link.channels:
@@ -82,7 +90,7 @@ class MemoryBroker:
     def subscribe(self, link: Link, channels: Collection[str], generation: int) -> Mapping[str, Cursor | None | FanwireError]:
         """Make channels live on ``link``; its sink is told the positions before any frame."""
         answers: dict[str, Cursor | None | FanwireError] = {}
-        with self._lock:
+        with self.lock:
             self._check(link)
             for channel in channels:
                 if channel in self._denied:
@@ -96,7 +104,7 @@ class MemoryBroker:
 
     def unsubscribe(self, link: Link, channels: Collection[str]) -> None:
         """Stop delivery of channels to ``link``."""
-        with self._lock:
+        with self.lock:
             self._check(link)
             for channel in channels:
                 link.channels.discard(channel)
@@ -121,14 +129,15 @@ class MemoryBroker:
         Raises:
             ConnectionLost: the link is broken, or a scripted fault loses the answer.
         """
-        with self._lock:
+        with self.lock:
             self._check(link)
-            if self.faults.active:
+            if self.hindered:
                 return self._publish_faulty(batch)
             now = self.clock.time()
-            return [self._accept(message, now) for message in batch]
+            return [self.accept(message, now) for message in batch]
 
-    def _accept(self, message: Outbound, now: float, *, deliver: int = 1, keep: bool = True) -> Receipt:
+    def accept(self, message: Outbound, now: float, *, deliver: int = 1, keep: bool = True) -> Receipt:
+        """Take one message, with the lock held: position, history, delivery."""
         channel, topic, id, key, _, _, _, frame, retry = message
         stream = self._streams.get(channel)
         if stream is None:
@@ -137,23 +146,32 @@ class MemoryBroker:
             known = stream.repeated(id, key, retry)
             if known is not None:
                 return Receipt(id, channel, topic, known, True)
-        limits = self.limits
-        entry = stream.append(frame, id, key, now, keep and limits.history > 0)
-        self._streams.move_to_end(channel)
-        if limits.history:
-            self._bytes += len(frame)
-            entries = stream.entries
-            if len(entries) > limits.history or (entries and entries[0].at < now - limits.ttl):
-                self._bytes -= stream.trim(limits.history, now - limits.ttl)
-            if self._bytes > limits.max_bytes:
-                self._evict()
-        position = entry.position
+        # Written out, without calls that could be saved: every publish comes through here. tuple.__new__ has half the cost of calling the class.
+        prev = stream.head
+        epoch, offset, _ = prev
+        position = stream.head = tuple.__new__(Cursor, (epoch, offset + 1, mark_of(id, key)))
+        entries = stream.entries
+        entries.append((frame, position, prev, id, now))
+        if key is not None:
+            stream.remember(key, position)
+        if stream is not self._newest:
+            self._newest = stream
+            self._streams.move_to_end(channel)
+        self._bytes += len(frame)
+        if len(entries) > self._history:
+            self._bytes -= len(entries.popleft()[0])
+        if not keep and entries:
+            self._bytes -= len(entries.pop()[0])
+        if self._bytes > self.limits.max_bytes:
+            self._evict()
+        if entries and entries[0][4] < now - self._ttl:
+            self._bytes -= stream.trim(self._history, now - self._ttl)
         subscribers = self._subscribers.get(channel)
         if subscribers is not None:
             for _ in range(deliver):
                 for link, generation in subscribers.items():
-                    link.deliver(channel, generation, frame, position, entry.prev)
-        return Receipt(id, channel, topic, position, False)
+                    link.deliver(channel, generation, frame, position, prev)
+        return tuple.__new__(Receipt, (id, channel, topic, position, False))
 
     def _publish_faulty(self, batch: Sequence[Outbound]) -> Sequence[Receipt | FanwireError]:
         now = self.clock.time()
@@ -167,18 +185,18 @@ class MemoryBroker:
                 results.append(fault.error if fault is not None and fault.error is not None else ConnectionLost("memory: not sent behind a refused message"))
             elif fault is None or fault.kind == "lose_ack":
                 ack_lost |= fault is not None
-                results.append(self._accept(message, now))
+                results.append(self.accept(message, now))
             elif fault.kind == "duplicate":
-                results.append(self._accept(message, now, deliver=2))
+                results.append(self.accept(message, now, deliver=2))
             else:
-                results.append(self._accept(message, now, deliver=0, keep=fault.stored))
+                results.append(self.accept(message, now, deliver=0, keep=fault.stored))
         if ack_lost:
             raise ConnectionLost("memory: the answer was lost by a scripted fault")
         return results
 
     def history(self, link: Link, channel: str, start: HistoryStart, limit: int) -> HistoryPage:
         """Read a page of a channel's history."""
-        with self._lock:
+        with self.lock:
             self._check(link)
             stream = self._stream(channel)
             self._bytes -= stream.trim(self.limits.history, self.clock.time() - self.limits.ttl)
@@ -196,14 +214,15 @@ class MemoryBroker:
         oldest = self.clock.time() - self.limits.ttl
         for channel in [name for name, _ in zip(self._streams, range(2), strict=False)]:
             stream = self._streams[channel]
-            if stream.touched >= oldest:
+            if (stream.entries[-1][4] if stream.entries else stream.at) >= oldest:
                 return
             if channel in self._subscribers:
-                stream.touched = self.clock.time()
+                stream.at = self.clock.time()
                 self._streams.move_to_end(channel)
             else:
-                self._bytes -= stream.bytes
+                self._bytes -= stream.trim(0, 0.0)
                 del self._streams[channel]
+            self._newest = None
 
     def _evict(self) -> None:
         """Empty the histories that were published to longest ago, until the rest fits."""
@@ -218,15 +237,19 @@ class MemoryBroker:
 
     def disconnect(self, refuse: int) -> None:
         """See :class:`Faults`."""
-        with self._lock:
+        with self.lock:
             self._refuse_connections += refuse
             for link in list(self._links):
                 self.disconnect_link(link)
                 link.break_()
 
+    def look_for_faults(self) -> None:
+        """Note whether any fault concerns the next publish."""
+        self.hindered = self.blocked or bool(self.faults.scripts)
+
     def deny(self, channel: str, error: FanwireError | None) -> None:
         """See :class:`Faults`."""
-        with self._lock:
+        with self.lock:
             if error is None:
                 self._denied.pop(channel, None)
             else:
@@ -234,41 +257,44 @@ class MemoryBroker:
 
     def stall(self, seconds: float | None) -> None:
         """See :class:`Faults`."""
-        with self._lock:
+        with self.lock:
             self._stalled = True
             for link in self._links:
                 link.stall(seconds)
 
     def block(self) -> None:
         """See :class:`Faults`."""
-        self.blocking = True
+        with self.lock:
+            self.blocked = True
+            self.look_for_faults()
 
     def resume(self) -> None:
         """See :class:`Faults`."""
-        with self._lock:
-            self._stalled = self.blocking = False
+        with self.lock:
+            self._stalled = self.blocked = False
+            self.look_for_faults()
             for link in self._links:
                 link.resume()
 
     def resume_link(self, link: Link) -> None:
         """End one link's delay."""
-        with self._lock:
+        with self.lock:
             link.resume()
 
     def trim(self, channel: str, keep: int) -> None:
         """See :class:`Faults`."""
-        with self._lock:
+        with self.lock:
             self._bytes -= self._stream(channel).trim(keep, 0.0)
 
     def new_epoch(self, channel: str) -> None:
         """See :class:`Faults`."""
-        with self._lock:
-            self._bytes -= self._stream(channel).bytes
+        with self.lock:
+            self._bytes -= self._stream(channel).trim(0, 0.0)
             self._streams[channel] = Stream(self.clock.time())
 
     def fork(self, channel: str, back: int) -> None:
         """See :class:`Faults`."""
-        with self._lock:
+        with self.lock:
             self._bytes -= self._stream(channel).cut(back)
 
 

@@ -41,12 +41,8 @@ class Faults:
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
-        self._scripts: list[Script] = []
-
-    @property
-    def active(self) -> bool:
-        """Whether a scripted fault waits for its messages."""
-        return bool(self._scripts)
+        self.scripts: list[Script] = []
+        """Faults that wait for their messages."""
 
     def drop(self, count: int = 1, *, skip: int = 0, channel: str | None = None, stored: bool = True) -> None:
         """Deliver the next messages to nobody, though their publishers are told they were accepted.
@@ -110,11 +106,13 @@ class Faults:
     def _add(self, script: Script) -> None:
         if script.count < 1 or script.skip < 0:
             raise ValueError(f"count must be at least 1 and skip at least 0, got {script.count} and {script.skip}")
-        self._scripts.append(script)
+        with self._broker.lock:
+            self.scripts.append(script)
+            self._broker.look_for_faults()
 
     def take(self, channel: str) -> Script | None:
         """Return the fault that befalls the next message of ``channel``, and count it. For the broker."""
-        for script in self._scripts:
+        for script in self.scripts:
             if script.channel is not None and script.channel != channel:
                 continue
             if script.skip:
@@ -122,6 +120,7 @@ class Faults:
                 continue
             script.count -= 1
             if not script.count:
-                self._scripts.remove(script)
+                self.scripts.remove(script)
+                self._broker.look_for_faults()
             return script
         return None

@@ -131,12 +131,13 @@ class MemoryTransport:
         link = await self._unblocked()
         return self._broker.publish(link, batch)
 
-    def publish_now(self, batch: Sequence[Outbound], /) -> Sequence[Receipt | FanwireError] | None:
+    def publish_now(self, message: Outbound, /) -> Receipt | None:
         """See :class:`fanwire.transport.SupportsImmediatePublish`."""
         broker, link = self._broker, self._link
-        if link is None or link.broken or broker.blocking or broker.faults.active:
-            return None
-        return broker.publish(link, batch)
+        with broker.lock:
+            if link is None or link.broken or broker.hindered:
+                return None
+            return broker.accept(message, broker.now())
 
     async def subscribe(self, wanted: Mapping[str, frozenset[str] | None], generation: int, /) -> Mapping[str, Cursor | None | FanwireError]:
         """See :class:`fanwire.transport.Transport`."""
@@ -170,7 +171,7 @@ class MemoryTransport:
     async def _unblocked(self) -> Link:
         """Return the link, once no scripted fault blocks it."""
         link = self._connected()
-        while self._broker.blocking:
+        while self._broker.blocked:
             await link.changed()
             if link.broken:
                 raise ConnectionLost("memory: the connection was broken by a scripted fault")
