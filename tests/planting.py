@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,9 +44,9 @@ class Planter:
 
 
 @contextmanager
-def planting(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Planter]:
+def planting(root: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Planter]:
     """Put `root` on the path, and forget afterwards what was imported from there."""
-    monkeypatch.syspath_prepend(root)
+    monkeypatch.setattr(sys, "path", [str(root), *sys.path])
     planter = Planter(root)
     try:
         yield planter

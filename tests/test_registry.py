@@ -374,18 +374,19 @@ def test_a_required_option_says_how_to_give_it(toyfan: Planter) -> None:
         pytest.param("toy://h", {"passphrase": [SECRET]}, id="of-a-wrong-type"),
         pytest.param("toy://h", {"dsn": [SECRET]}, id="secret-by-its-type"),
         pytest.param("toy://h", {"password": SECRET, "dsn": f"x{SECRET}"}, id="quoted-by-the-model"),
+        pytest.param("toy://h", {"password": "pw", "dsn": SECRET}, id="quoted-by-the-model-and-secret-by-its-type"),
         pytest.param("toy://h", {"apikey": SECRET}, id="unknown"),
     ],
 )
 def test_a_secret_is_in_no_error(toyfan: Planter, url: str, options: dict[str, object]) -> None:
     error = refusal(url, **options)
-    assert SECRET not in said(error)
+    assert SECRET not in said(error).lower()
 
 
 def test_what_validators_quote_would_be_seen_where_it_is_no_secret(toyfan: Planter) -> None:
     """The control of the test above: it is the registry that keeps the secrets, not the toy."""
     for values in ({"passphrase": f"{SECRET} "}, {"password": SECRET, "dsn": "x"}):
-        with pytest.raises(ValueError, match=SECRET):
+        with pytest.raises(ValueError, match=f"(?i){SECRET}"):
             ToyOptions.model_validate(values)
 
 

@@ -37,7 +37,7 @@ class ToyOptions(TransportOptions):
     @classmethod
     def _no_spaces(cls, value: str) -> str:
         if " " in value:
-            raise ValueError(f"{value!r} has a space")
+            raise ValueError(f"{value.upper()} has a space")
         return value
 
     @model_validator(mode="after")

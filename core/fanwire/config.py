@@ -111,7 +111,7 @@ class Settings(BaseModel):
     url: Annotated[SecretStr, AfterValidator(_not_empty)]
     """The transport's URL, which may hold a password."""
 
-    namespace: Annotated[str, Field(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")] | None = None
+    namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     """Prefix of everything on the broker; ``None`` leaves it to the URL, and that to the transport's default, ``fanwire``."""
 
     timeout: _Seconds = Field(default=10.0, gt=0)

@@ -165,8 +165,8 @@ def redact(url: str) -> str:
         credentials = f"{user[0] if user else ''}{_HIDDEN}"
     tail, hash_, _ = tail.partition("#")
     # Both separators in use, so that neither hides a name behind a value; and from the start, for a stray '@' may have taken the '?' away.
-    first, *rest = re.split("([?&;])", tail)
-    shown = [_redact_parameter(first, bare=first), *(part if part in {"?", "&", ";"} else _redact_parameter(part) for part in rest)]
+    first, *others = re.split("([?&;])", tail)
+    shown = [_redact_parameter(first, bare=first), *(part if part in {"?", "&", ";"} else _redact_parameter(part) for part in others)]
     return f"{scheme}{separator}{credentials}{at}{''.join(shown)}{f'#{_HIDDEN}' if hash_ else ''}"
 
 

@@ -233,10 +233,17 @@ class Subscription(Generic[Item_co]):
                     continue
                 if self._join is None and self._seam is None and not log.gaps:
                     waiting = log.end - self.position
-                    if waiting == 1 and self.position >= log.floor:
-                        self.position += 1
+                    position = self.position
+                    if waiting == 1 and position >= log.floor:
+                        self.position = position + 1
                         self._taken += 1
                         yield log.entries[-1]
+                        continue
+                    if 0 < waiting < CHUNK and position >= log.floor and waiting <= log.interest.buffer:
+                        # As _take() does it, which this saves in all common cases.
+                        self.position = log.end
+                        self._taken += waiting
+                        self._chunk = iter(log.entries[position - log.base :])
                         continue
                     if not waiting and not log.closed and not self._closed and self._waiter is None:
                         waiter = self._waiter = new_waiter()

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from threading import get_ident
 from typing import NamedTuple, final
 
 from fanwire.clock import SYSTEM_CLOCK, Clock
@@ -37,12 +38,13 @@ class Limits(NamedTuple):
 class MemoryBroker:
     """Channels by name, their histories, and who is connected."""
 
-    def __init__(self, limits: Limits, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, limits: Limits, *, shared: bool, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.shared = shared
+        """Whether several threads may use it."""
         self.faults = Faults(self)
         self.clock = clock
         self.limits = limits
         self._history = limits.history
-        self._ttl = limits.ttl
         self.lock = threading.RLock()
         """Held while anything below is read or changed, and while sinks are called."""
         self.now = clock.time
@@ -164,13 +166,16 @@ class MemoryBroker:
             self._bytes -= len(entries.pop()[0])
         if self._bytes > self.limits.max_bytes:
             self._evict()
-        if entries and entries[0][4] < now - self._ttl:
-            self._bytes -= stream.trim(self._history, now - self._ttl)
+        # What is older than ttl is discarded when somebody reads, and when the channel has rested for as long.
         subscribers = self._subscribers.get(channel)
         if subscribers is not None:
+            here = get_ident()
             for _ in range(deliver):
                 for link, generation in subscribers.items():
-                    link.deliver(channel, generation, frame, position, prev)
+                    if link.direct and link.thread == here:
+                        link.sink.deliver(channel, generation, frame, position, prev)
+                    else:
+                        link.deliver(channel, generation, frame, position, prev)
         return tuple.__new__(Receipt, (id, channel, topic, position, False))
 
     def _publish_faulty(self, batch: Sequence[Outbound]) -> Sequence[Receipt | FanwireError]:
@@ -311,7 +316,7 @@ def shared_broker(name: str, namespace: str, limits: Limits) -> MemoryBroker:
     with _shared_lock:
         broker = _shared.get((name, namespace))
         if broker is None:
-            broker = _shared[name, namespace] = MemoryBroker(limits)
+            broker = _shared[name, namespace] = MemoryBroker(limits, shared=True)
         elif broker.limits != limits:
             raise ConfigError(f"memory://{name} is open in this process with {broker.limits}, now asked for with {limits}: give all openers the same options")
         return broker

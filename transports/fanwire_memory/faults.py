@@ -37,7 +37,7 @@ class Script:
 
 @final
 class Faults:
-    """The faults of one memory broker. Every method may be called at any time, from any thread."""
+    """The faults of one memory broker. Call them on an event loop that uses it; those of a named broker on any thread."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker

@@ -31,29 +31,29 @@ class Link:
         self.broken = False
         self.delay: float | None = None
         """Seconds after which a stall is to end by itself."""
-        self._sink = sink
+        self.sink = sink
+        self.thread = threading.get_ident()
+        self.direct = not stalled
+        """Whether the sink may be called at once, on its own thread: nothing holds frames back, and none waits in the inbox."""
         self._lock = lock
         self._stalled = stalled
-        self._thread = threading.get_ident()
         self._call_soon = _caller()
         self._inbox: deque[Call] = deque()
         self._changed = anyio.Event()
 
     def subscribed(self, channel: str, generation: int, position: Cursor | None) -> None:
         """Tell the sink that a channel is live."""
-        if not self._stalled and not self._inbox and threading.get_ident() == self._thread:
-            self._sink.subscribed(channel, generation, position)
+        if self.direct and threading.get_ident() == self.thread:
+            self.sink.subscribed(channel, generation, position)
         else:
-            self._later(lambda: self._sink.subscribed(channel, generation, position))
+            self._later(lambda: self.sink.subscribed(channel, generation, position))
 
     def deliver(self, channel: str, generation: int, frame: bytes, position: Cursor, prev: Cursor | None) -> None:
-        """Hand a frame to the sink."""
-        if not self._stalled and not self._inbox and threading.get_ident() == self._thread:
-            self._sink.deliver(channel, generation, frame, position, prev)
-        else:
-            self._later(lambda: self._sink.deliver(channel, generation, frame, position, prev))
+        """Bring a frame to the sink, which cannot be called at once."""
+        self._later(lambda: self.sink.deliver(channel, generation, frame, position, prev))
 
     def _later(self, call: Call) -> None:
+        self.direct = False
         self._inbox.append(call)
         if len(self._inbox) == 1 and not self._stalled:
             self._wake(self._empty)
@@ -63,6 +63,7 @@ class Link:
         with self._lock:
             while self._inbox and not self._stalled and not self.broken:
                 self._inbox.popleft()()
+            self.direct = not self._stalled
 
     def _wake(self, call: Call) -> None:
         try:
@@ -82,6 +83,7 @@ class Link:
     def stall(self, seconds: float | None) -> None:
         """Deliver nothing, for ``seconds`` or until :meth:`resume`."""
         self._stalled = True
+        self.direct = False
         self.delay = seconds
         self._wake(self._change)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, final
 
@@ -14,17 +14,20 @@ from ..clock import Clock
 from ..codec import Codec, Decoded, InvalidFrame
 from ..errors import FanwireError
 from ..events import InvalidMessage
-from ..messages import Cursor, Gap, GapReason, RawMessage, make_message
+from ..messages import Cursor, Gap, GapReason, Message, MutableMessage, RawMessage, make_message
 from ..schemas import Schema, field_errors
 from ..transport import HistoryEntry
 from .continuity import Continuity, Verdict, judge, missing
 from .log import Budget, Interest, InterestLog, Item
-from .routes import ANYTHING, add_route, remove_route
+from .routes import ANYTHING, Route, add_route, remove_route
 from .states import ChannelRecord, Event, Phase
 
 __all__ = ("Hub",)
 
 logger = logging.getLogger("fanwire.hub")
+
+_SIGNATURES = 128
+"""Frame signatures remembered per channel."""
 
 OnInvalid = Callable[[InvalidMessage], None]
 
@@ -55,6 +58,10 @@ class Hub:
         self.received = self.duplicates = self.invalid = self.gaps = 0
         self._codec = codec
         self._clock = clock
+        self._scan = codec.scan
+        self._stamp = ""
+        self._when = datetime.fromtimestamp(0, UTC)
+        """``_stamp`` parsed: messages of one burst have the same."""
         self._links = capabilities.links
         self._repairs = "after_cursor" in capabilities.history
         self._follow = Continuity.needed(capabilities)
@@ -76,6 +83,7 @@ class Hub:
             for record in log.records:
                 record.logs[log] = None
                 add_route(record.routes, record.name, log)
+                record.plain = None
         for record in log.records:
             if not record.refs and record.phase is not Phase.WANTED:
                 record.on(Event.WANT)
@@ -102,6 +110,7 @@ class Hub:
             if not log.attached:
                 record.logs.pop(log, None)
                 remove_route(record.routes, log)
+                record.plain = None
             record.refs -= 1
             if not record.refs and record.phase is not Phase.GONE:
                 self._release(record)
@@ -280,22 +289,59 @@ class Hub:
     # ------------------------------------------------------------------ fan-out
 
     def _dispatch(self, record: ChannelRecord, frame: bytes, position: Cursor | None, live: bool) -> None:
-        """Decode a frame and append it to the logs that want it."""
+        """Decode a frame and append it to the logs that want it. The fast path: a frame like others before it."""
+        scanned = None if record.plain is None else self._scan(frame, record.plain)
+        if scanned is None:
+            self._dispatch_parsed(record, frame, position, live)
+            return
+        (topic, routes), id, stamp, data = scanned
+        if stamp != self._stamp:
+            try:
+                self._when = _time(stamp)
+            except InvalidFrame as error:
+                self._report_all(record, error, frame)
+                return
+            self._stamp = stamp
+        if self._follow and not self._follow_ids(record, id, None, live):
+            return
+        size = len(frame)
+        for route in routes:
+            schema = route.schema
+            if schema is None:
+                decoded = Decoded(id, topic, None, "data", record.name, stamp, None, None, data)
+                item = self._item(None, record.name, decoded, self._when, position, frame)
+            else:
+                try:
+                    # A Message that is not frozen yet; see make_message, whose call is saved here.
+                    item = MutableMessage(id, record.name, topic, schema.load(data), "data", self._when, position, None, None, None)
+                    item.__class__ = Message
+                except Exception as error:  # a schema may raise anything, and one bad message must not stop the stream
+                    self._refused(record.name, topic, error, frame)
+                    item = None
+            if item is None:
+                for log in route.logs:
+                    log.invalid += 1
+            else:
+                for log in route.logs:
+                    log.push(item, size)
+
+    def _dispatch_parsed(self, record: ChannelRecord, frame: bytes, position: Cursor | None, live: bool) -> None:
+        """Decode any frame, and remember its signature if it has one."""
         try:
             decoded = self._codec.decode(frame)
             if decoded.channel != record.name and (decoded.channel or decoded.kind == "data"):
                 raise InvalidFrame(f"the frame says it is of channel {decoded.channel[:80]!r}")
             created_at = self._time_of(decoded)
         except InvalidFrame as error:
-            for log in record.logs:
-                log.invalid += 1
-            self._report(record.name, None, str(error), frame)
+            self._report_all(record, error, frame)
             return
-        if self._follow and not self._follow_ids(record, decoded, live):
+        if self._follow and not self._follow_ids(record, decoded.id, decoded.key, live):
             return
         routes = record.routes.get(decoded.topic)
         if routes is None:
-            routes = record.routes.get(None, ())
+            routes = record.routes.get(None, [])
+        if decoded.kind == "data":
+            self._remember(record, decoded.topic, routes)
         size = len(frame)
         for route in routes:
             item = self._item(route.schema, record.name, decoded, created_at, position, frame)
@@ -305,6 +351,13 @@ class Hub:
             elif item is not _IGNORED:
                 for log in route.logs:
                     log.push(item, size)
+
+    def _remember(self, record: ChannelRecord, topic: str, routes: Sequence[Route]) -> None:
+        signature = self._codec.signature(record.name, topic)
+        if signature is not None:
+            if record.plain is None or len(record.plain) >= _SIGNATURES:
+                record.plain = {}
+            record.plain[signature] = (topic, routes)
 
     def _item(
         self,
@@ -323,8 +376,7 @@ class Hub:
                 return _IGNORED
             data = schema.load(decoded.data)
         except Exception as error:  # noqa: BLE001 - a schema may raise anything, and one bad message must not stop the stream
-            faults = "; ".join(f"{e.location}: {e.message}" if e.location else e.message for e in field_errors(error))
-            self._report(channel, decoded.topic, faults, frame)
+            self._refused(channel, decoded.topic, error, frame)
             return None
         return make_message(decoded.id, channel, decoded.topic, data, "data", created_at, position, decoded.run_id, decoded.key, decoded.headers)
 
@@ -345,11 +397,11 @@ class Hub:
         item = self._item(schema, channel, decoded, created_at, entry.position, entry.frame)
         return None if item is _IGNORED else item
 
-    def _follow_ids(self, record: ChannelRecord, decoded: Decoded, live: bool) -> bool:
+    def _follow_ids(self, record: ChannelRecord, id: str, key: str | None, live: bool) -> bool:
         """Drop repeats and announce holes that only ids show; return whether the message is to be handed on."""
         if record.continuity is None:
             record.continuity = Continuity(self.capabilities)
-        verdict = record.continuity.check(decoded.id, decoded.key, live and self._links == "none")
+        verdict = record.continuity.check(id, key, live and self._links == "none")
         if verdict < 0:
             self.duplicates += 1
             return False
@@ -358,15 +410,17 @@ class Hub:
         return True
 
     def _time_of(self, decoded: Decoded) -> datetime:
-        if decoded.created_at is None:
-            return datetime.fromtimestamp(self._clock.time(), UTC)
-        try:
-            when = datetime.fromisoformat(decoded.created_at)
-        except ValueError as error:
-            raise InvalidFrame("created_at is not an RFC 3339 time") from error
-        if when.tzinfo is None:
-            raise InvalidFrame("created_at has no time zone")
-        return when
+        return datetime.fromtimestamp(self._clock.time(), UTC) if decoded.created_at is None else _time(decoded.created_at)
+
+    def _refused(self, channel: str, topic: str, error: Exception, frame: bytes) -> None:
+        """Report a payload that its schema refuses."""
+        self._report(channel, topic, "; ".join(f"{e.location}: {e.message}" if e.location else e.message for e in field_errors(error)), frame)
+
+    def _report_all(self, record: ChannelRecord, error: InvalidFrame, frame: bytes) -> None:
+        """Report a frame that does not tell whom it is for."""
+        for log in record.logs:
+            log.invalid += 1
+        self._report(record.name, None, str(error), frame)
 
     def _report(self, channel: str, topic: str | None, reason: str, frame: bytes) -> None:
         self.invalid += 1
@@ -388,6 +442,16 @@ class Hub:
 
 _NOWHERE = Cursor("", 0)
 """Stands for "no position" while a frame of a transport without positions is held."""
+
+
+def _time(text: str) -> datetime:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidFrame("created_at is not an RFC 3339 time") from error
+    if when.tzinfo is None:
+        raise InvalidFrame("created_at has no time zone")
+    return when
 
 
 _IGNORED = Gap(None, GapReason.HOLE, 0)

@@ -81,6 +81,7 @@ class InterestLog:
         "bytes",
         "channels",
         "closed",
+        "counted",
         "cursors",
         "end",
         "entries",
@@ -89,6 +90,7 @@ class InterestLog:
         "gaps",
         "interest",
         "invalid",
+        "large",
         "records",
         "sizes",
         "sweep_at",
@@ -103,7 +105,11 @@ class InterestLog:
         self.sizes: list[int] = []
         self.base = self.floor = self.end = 0
         self.bytes = 0
+        """Of the entries from ``floor`` up to ``counted``."""
+        self.counted = 0
         self.sweep_at = CHUNK
+        self.large = interest.buffer_bytes // (8 * CHUNK)
+        """Entries of more bytes are accounted for at once."""
         self.waiters: list[Waiter] = []
         self.cursors: dict[LogCursor, None] = {}
         self.gaps: list[tuple[int, int | None]] = []
@@ -134,15 +140,8 @@ class InterestLog:
         self.entries.append(item)
         self.sizes.append(size)
         self.end += 1
-        self.bytes += size
-        budget = self.budget
-        budget.used += size
-        if self.bytes > self.interest.buffer_bytes:
-            self._enforce_bytes()
-        if self.end >= self.sweep_at:
+        if self.end >= self.sweep_at or size > self.large:
             self._sweep()
-        if budget.used > budget.limit:
-            budget.shrink()
 
     def push_gap(self, gap: Gap) -> None:
         """Append a gap at this very position."""
@@ -187,6 +186,7 @@ class InterestLog:
 
     def shrink(self) -> None:
         """Give up the older half, for the sake of the Realtime's budget."""
+        self._count()
         self._give_up(max(self.first, self.floor + (self.end - self.floor + 1) // 2))
 
     def discard(self) -> None:
@@ -199,7 +199,7 @@ class InterestLog:
         self.sizes = []
         self.gaps.clear()
         self.bytes = 0
-        self.base = self.floor = self.end
+        self.base = self.floor = self.counted = self.end
         self.sweep_at = self.end + CHUNK
 
     def _give_up(self, floor: int) -> None:
@@ -209,21 +209,32 @@ class InterestLog:
         self.budget.used -= given_up
         self.floor = floor
 
-    def _enforce_bytes(self) -> None:
-        """Give up the oldest entries until the rest is within ``buffer_bytes``."""
-        floor = self.floor
-        excess = self.bytes - self.interest.buffer_bytes
+    def _count(self) -> None:
+        """Account for the bytes of what was pushed since the last time."""
+        added = sum(self.sizes[self.counted - self.base :])
+        self.counted = self.end
+        self.bytes += added
+        self.budget.used += added
+
+    def _sweep(self) -> None:
+        """Enforce the bounds, and free what every cursor has taken or may no longer take.
+
+        Once per chunk, because it looks at every cursor, and for each large entry: what is not accounted for yet is at most an eighth of ``buffer_bytes``.
+        """
+        self._count()
+        floor = self.first
+        excess = self.bytes - sum(self.sizes[self.floor - self.base : floor - self.base]) - self.interest.buffer_bytes
         while excess > 0:
             excess -= self.sizes[floor - self.base]
             floor += 1
         self._give_up(floor)
-
-    def _sweep(self) -> None:
-        """Free what every cursor has taken or may no longer take. Once per chunk, because it looks at every cursor."""
-        needed = min((cursor.position for cursor in self.cursors), default=self.end)
-        self.gaps = [gap for gap in self.gaps if gap[0] >= needed]
-        self._give_up(max(self.first, min(needed, self.end)))
-        drop = self.floor - self.base
-        del self.entries[:drop], self.sizes[:drop]
-        self.base = self.floor
-        self.sweep_at = self.end + CHUNK
+        if self.end >= self.sweep_at:
+            needed = min((cursor.position for cursor in self.cursors), default=self.end)
+            self.gaps = [gap for gap in self.gaps if gap[0] >= needed]
+            self._give_up(max(floor, min(needed, self.end)))
+            drop = self.floor - self.base
+            del self.entries[:drop], self.sizes[:drop]
+            self.base = self.floor
+            self.sweep_at = self.end + CHUNK
+        if self.budget.used > self.budget.limit:
+            self.budget.shrink()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import final
 
-__all__ = ("Publishers", "TimeStamps")
+__all__ = ("Counter", "Publishers", "TimeStamps")
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -18,7 +18,7 @@ def _draw() -> str:
 
 
 @final
-class _Counter:
+class Counter:
     """One channel's publisher and the last number taken."""
 
     __slots__ = ("n", "prefix")
@@ -40,25 +40,26 @@ class Publishers:
         self._limit = limit
         self._default = _draw()
         """Publisher of channels that are not in the table."""
-        self._table: dict[str, _Counter] = {}
+        self._table: dict[str, Counter] = {}
 
-    def take(self, channel: str) -> str:
-        """Return the next id of ``channel``."""
+    def counter(self, channel: str) -> Counter:
+        """Return the counter of ``channel``."""
         counter = self._table.get(channel)
         if counter is None:
             if len(self._table) >= self._limit:
                 self._evict()
-            counter = self._table[channel] = _Counter(self._default)
-        counter.n = n = counter.n + 1
-        return counter.prefix + str(n)
+            counter = self._table[channel] = Counter(self._default)
+        return counter
 
-    def untake(self, channel: str) -> None:
-        """Give the latest id back: nothing was handed over under it."""
-        self._table[channel].n -= 1
+    def take(self, channel: str) -> str:
+        """Return the next id of ``channel``."""
+        counter = self.counter(channel)
+        counter.n += 1
+        return f"{counter.prefix}{counter.n}"
 
     def renew(self, channel: str) -> None:
         """Go on under a fresh publisher."""
-        self._table[channel] = _Counter(_draw())
+        self._table[channel] = Counter(_draw())
 
     def _evict(self) -> None:
         """Forget the older half; those channels, should they come back, get a publisher that nobody has seen."""

@@ -17,6 +17,7 @@ a reloaded page is served at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, final
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ..transport import HistoryEntry
     from .continuity import Continuity
     from .log import InterestLog
-    from .routes import RoutingTable
+    from .routes import Route, RoutingTable
 
 __all__ = ("TRANSITIONS", "ChannelRecord", "Event", "Phase")
 
@@ -133,6 +134,7 @@ class ChannelRecord:
         "name",
         "overflowed",
         "phase",
+        "plain",
         "position",
         "refs",
         "repair",
@@ -155,6 +157,8 @@ class ChannelRecord:
         self.linger_until = 0.0
         self.logs: dict[InterestLog, None] = {}
         self.routes: RoutingTable = {}
+        self.plain: dict[bytes, tuple[str, Sequence[Route]]] | None = None
+        """What frames of known signatures are: topic and routes. A cache, dropped when the routes change."""
         self.waiters: list[Waiter] | None = None
         self.held: list[HistoryEntry] | None = None
         self.held_bytes = 0
