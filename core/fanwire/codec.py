@@ -13,15 +13,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, final
+from typing import Any, NamedTuple, NoReturn, Protocol, final
 
 from pydantic_core import from_json, to_json
 
 from .topics import TopicRef
 
 __all__ = ("ENVELOPE", "Codec", "Decoded", "EnvelopeCodec", "InvalidFrame")
-
-T = TypeVar("T")
 
 
 class InvalidFrame(ValueError):
@@ -73,8 +71,8 @@ class Codec(Protocol):
         """Return what plain frames of a topic (without key, headers, run id) have in common, for :meth:`scan`; ``None`` if that is nothing."""
         ...
 
-    def scan(self, frame: bytes, known: Mapping[bytes, T], /) -> tuple[T, str, str, bytes] | None:
-        """Recognise a plain frame by its signature: return what ``known`` holds for it, the id, the time stamp and the payload; ``None`` if it takes ``decode``."""
+    def scan(self, frame: bytes, signature: bytes, /) -> tuple[str, bytes, bytes] | None:
+        """Recognise a plain frame by its signature: return its id, time stamp and payload; ``None`` if it is not one."""
         ...
 
 
@@ -124,22 +122,19 @@ class EnvelopeCodec:
 
     def signature(self, channel: str, topic: str, /) -> bytes | None:
         """Return what stands between the id and the time stamp of a plain envelope."""
-        return b',"topic":%b,"kind":"data","channel":%b' % (to_json(topic), to_json(channel))
+        return b'","topic":%b,"kind":"data","channel":%b,"created_at":"' % (to_json(topic), to_json(channel))
 
-    def scan(self, frame: bytes, known: Mapping[bytes, T], /) -> tuple[T, str, str, bytes] | None:
-        """Recognise a plain envelope by comparing what stands between id and time stamp as a whole: topic and channel are then known to be right."""
-        quote = frame.find(b'"', 7)
-        time = frame.find(_TIME, quote)
-        found = known.get(frame[quote + 1 : time])
-        if found is None or frame[time + 39 : time + 48] != _DATA or frame[:7] != _ID or frame[-1] != 125:  # 125 is }
+    def scan(self, frame: bytes, signature: bytes, /) -> tuple[str, bytes, bytes] | None:
+        """Recognise a plain envelope by comparing all between id and time stamp at once: topic and channel are then known to be right."""
+        quote = frame.find(34, 7)  # 34 is "
+        time = quote + len(signature)
+        if frame[quote:time] != signature or frame[time + 24 : time + 33] != _DATA or frame[:7] != _ID or frame[-1] != 125:  # 125 is }
             return None
         try:
             id = frame[7:quote].decode()
-            if id.isprintable() and "\\" not in id:
-                return found, id, frame[time + 15 : time + 39].decode(), frame[time + 48 : -1]
         except UnicodeDecodeError:
-            pass
-        return None
+            return None
+        return (id, frame[time : time + 24], frame[time + 33 : -1]) if "\\" not in id and id.isprintable() else None
 
     def decode(self, frame: bytes, /) -> Decoded:
         """Take an envelope apart; the payload of one in the usual order is cut out, not parsed."""
@@ -157,7 +152,6 @@ class EnvelopeCodec:
 
 
 _ID = b'{"id":"'
-_TIME = b',"created_at":"'
 _DATA = b'","data":'  # behind a time stamp of 24 bytes, which is what encode() is given
 
 ENVELOPE = EnvelopeCodec()

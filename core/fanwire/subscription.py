@@ -224,28 +224,19 @@ class Subscription(Generic[Item_co]):
 
         A generator yields a third faster than ``__anext__`` returns. It is kept and closed on exit: left to the garbage collector, it would need a task to be closed in.
         """
+        limit = min(CHUNK - 1, log.interest.buffer)
         try:
             while True:
                 chunk = self._chunk
                 for item in chunk:
                     yield item
                 if chunk is not self._chunk:
-                    continue
-                if self._join is None and self._seam is None and not log.gaps:
-                    waiting = log.end - self.position
-                    position = self.position
-                    if waiting == 1 and position >= log.floor:
-                        self.position = position + 1
-                        self._taken += 1
-                        yield log.entries[-1]
-                        continue
-                    if 0 < waiting < CHUNK and position >= log.floor and waiting <= log.interest.buffer:
-                        # As _take() does it, which this saves in all common cases.
-                        self.position = log.end
-                        self._taken += waiting
-                        self._chunk = iter(log.entries[position - log.base :])
-                        continue
-                    if not waiting and not log.closed and not self._closed and self._waiter is None:
+                    continue  # somebody took the next chunk by anext() meanwhile
+                while self._join is None and self._seam is None and not log.gaps:
+                    position, end = self.position, log.end
+                    if position == end:
+                        if log.closed or self._closed or self._waiter is not None:
+                            break
                         waiter = self._waiter = new_waiter()
                         log.waiters.append(waiter)
                         try:
@@ -255,7 +246,21 @@ class Subscription(Generic[Item_co]):
                             raise
                         finally:
                             self._waiter = None
-                        continue
+                        if self._chunk is not chunk:
+                            break
+                    elif position < log.floor or end - position > limit:
+                        break
+                    else:
+                        # As _take() does it, which is saved here in all common cases.
+                        self.position = end
+                        self._taken += end - position
+                        chunk = self._chunk = iter(log.entries[position - log.base :])
+                        for item in chunk:
+                            yield item
+                        if self._chunk is not chunk:
+                            break
+                if self._chunk is not chunk:
+                    continue
                 if not self._take() and not await self._more():
                     return
         finally:

@@ -76,7 +76,10 @@ class TopicRef(Generic[T]):
         Returns:
             What ``publish`` takes in place of a reference and data.
         """
-        return Outgoing(self, data, key=key, headers=headers)
+        # As make_message() does: a frozen dataclass sets its fields at three times the cost, and publish_many() takes one of these per message.
+        outgoing = _MutableOutgoing(self, data, key, headers)
+        outgoing.__class__ = Outgoing  # type: ignore[assignment]  # the same slots, as CPython checks
+        return outgoing  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  # it is one now
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -146,6 +149,18 @@ class Outgoing(Generic[T]):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_outgoing, (self.ref, self.data, self.key, self.headers))
+
+
+class _MutableOutgoing(Generic[T]):
+    """Outgoing's fields, writable: see :meth:`TopicRef.__call__`."""
+
+    __slots__ = ("data", "headers", "key", "ref")
+
+    def __init__(self, ref: TopicRef[T], data: T, key: str | None, headers: Mapping[str, str] | None) -> None:
+        self.ref = ref
+        self.data = data
+        self.key = key
+        self.headers = headers
 
 
 @final

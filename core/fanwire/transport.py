@@ -200,8 +200,10 @@ class SupportsHistory(Protocol):
 class SupportsImmediatePublish(Protocol):
     """A transport that can publish without waiting for anything; core uses it where no earlier message of the channel is under way."""
 
-    def publish_now(self, message: Outbound, /) -> Receipt | None:
+    def publish_now(self, channel: str, topic: str, id: str, key: str | None, frame: bytes, /) -> Receipt | None:
         """Send one message at once and return its receipt; ``None`` where it would have to wait, and nothing was sent.
+
+        The arguments are those fields of an :class:`Outbound` that such a transport needs; making one would cost more than sending.
 
         Raises:
             FanwireError: the broker refused it.

@@ -136,11 +136,22 @@ class MemoryBroker:
             if self.hindered:
                 return self._publish_faulty(batch)
             now = self.clock.time()
-            return [self.accept(message, now) for message in batch]
+            return [self._take(message, now) for message in batch]
 
-    def accept(self, message: Outbound, now: float, *, deliver: int = 1, keep: bool = True) -> Receipt:
+    def accept(
+        self,
+        channel: str,
+        topic: str,
+        id: str,
+        key: str | None,
+        frame: bytes,
+        now: float,
+        *,
+        retry: bool = False,
+        deliver: int = 1,
+        keep: bool = True,
+    ) -> Receipt:
         """Take one message, with the lock held: position, history, delivery."""
-        channel, topic, id, key, _, _, _, frame, retry = message
         stream = self._streams.get(channel)
         if stream is None:
             stream = self._stream(channel)
@@ -170,13 +181,16 @@ class MemoryBroker:
         subscribers = self._subscribers.get(channel)
         if subscribers is not None:
             here = get_ident()
-            for _ in range(deliver):
-                for link, generation in subscribers.items():
-                    if link.direct and link.thread == here:
-                        link.sink.deliver(channel, generation, frame, position, prev)
-                    else:
-                        link.deliver(channel, generation, frame, position, prev)
+            for link, generation in subscribers.items() if deliver == 1 else [*subscribers.items()] * deliver:
+                if link.direct and link.thread == here:
+                    link.sink.deliver(channel, generation, frame, position, prev)
+                else:
+                    link.deliver(channel, generation, frame, position, prev)
         return tuple.__new__(Receipt, (id, channel, topic, position, False))
+
+    def _take(self, message: Outbound, now: float, *, deliver: int = 1, keep: bool = True) -> Receipt:
+        channel, topic, id, key, _, _, _, frame, retry = message
+        return self.accept(channel, topic, id, key, frame, now, retry=retry, deliver=deliver, keep=keep)
 
     def _publish_faulty(self, batch: Sequence[Outbound]) -> Sequence[Receipt | FanwireError]:
         now = self.clock.time()
@@ -190,11 +204,11 @@ class MemoryBroker:
                 results.append(fault.error if fault is not None and fault.error is not None else ConnectionLost("memory: not sent behind a refused message"))
             elif fault is None or fault.kind == "lose_ack":
                 ack_lost |= fault is not None
-                results.append(self.accept(message, now))
+                results.append(self._take(message, now))
             elif fault.kind == "duplicate":
-                results.append(self.accept(message, now, deliver=2))
+                results.append(self._take(message, now, deliver=2))
             else:
-                results.append(self.accept(message, now, deliver=0, keep=fault.stored))
+                results.append(self._take(message, now, deliver=0, keep=fault.stored))
         if ack_lost:
             raise ConnectionLost("memory: the answer was lost by a scripted fault")
         return results

@@ -131,14 +131,14 @@ class MemoryTransport:
         link = await self._unblocked()
         return self._broker.publish(link, batch)
 
-    def publish_now(self, message: Outbound, /) -> Receipt | None:
+    def publish_now(self, channel: str, topic: str, id: str, key: str | None, frame: bytes, /) -> Receipt | None:
         """See :class:`fanwire.transport.SupportsImmediatePublish`."""
         broker, link = self._broker, self._link
         if broker.shared:
             with broker.lock:
-                return None if link is None or link.broken or broker.hindered else broker.accept(message, broker.now())
+                return None if link is None or link.broken or broker.hindered else broker.accept(channel, topic, id, key, frame, broker.now())
         # Only one thread is here: the lock would cost a twentieth of a publish.
-        return None if link is None or link.broken or broker.hindered else broker.accept(message, broker.now())
+        return None if link is None or link.broken or broker.hindered else broker.accept(channel, topic, id, key, frame, broker.now())
 
     async def subscribe(self, wanted: Mapping[str, frozenset[str] | None], generation: int, /) -> Mapping[str, Cursor | None | FanwireError]:
         """See :class:`fanwire.transport.Transport`."""

@@ -20,14 +20,16 @@ from ..transport import HistoryEntry
 from .continuity import Continuity, Verdict, judge, missing
 from .log import Budget, Interest, InterestLog, Item
 from .routes import ANYTHING, Route, add_route, remove_route
-from .states import ChannelRecord, Event, Phase
+from .states import ChannelRecord, Event, Phase, PlainTopic
 
 __all__ = ("Hub",)
 
 logger = logging.getLogger("fanwire.hub")
 
-_SIGNATURES = 128
-"""Frame signatures remembered per channel."""
+_TOPICS = 128
+"""Topics per channel whose frames are recognised."""
+
+_LIVE = Phase.LIVE
 
 OnInvalid = Callable[[InvalidMessage], None]
 
@@ -59,7 +61,7 @@ class Hub:
         self._codec = codec
         self._clock = clock
         self._scan = codec.scan
-        self._stamp = ""
+        self._stamp = b""
         self._when = datetime.fromtimestamp(0, UTC)
         """``_stamp`` parsed: messages of one burst have the same."""
         self._links = capabilities.links
@@ -83,7 +85,7 @@ class Hub:
             for record in log.records:
                 record.logs[log] = None
                 add_route(record.routes, record.name, log)
-                record.plain = None
+                record.plain = record.plains = None
         for record in log.records:
             if not record.refs and record.phase is not Phase.WANTED:
                 record.on(Event.WANT)
@@ -110,7 +112,7 @@ class Hub:
             if not log.attached:
                 record.logs.pop(log, None)
                 remove_route(record.routes, log)
-                record.plain = None
+                record.plain = record.plains = None
             record.refs -= 1
             if not record.refs and record.phase is not Phase.GONE:
                 self._release(record)
@@ -172,16 +174,61 @@ class Hub:
             self.go_live(record, Event.CONFIRM)
 
     def deliver(self, channel: str, generation: int, frame: bytes, position: Cursor | None, prev: Cursor | None, /) -> None:
-        """See :class:`fanwire.transport.Sink`."""
+        """See :class:`fanwire.transport.Sink`.
+
+        Written out for the common case, the next message of a live channel on the topic that came last; everything else goes through :meth:`_receive`.
+        """
         record = self.channels.get(channel)
         if record is None or record.generation != generation:
             return
         self.received += 1
+        plain = record.plain
+        last = record.position
+        if plain is None or record.phase is not _LIVE or self._follow or not (prev is last or prev == last):
+            self._receive(record, frame, position, prev)
+            return
+        signature, topic, routes = plain
+        scanned = self._scan(frame, signature)
+        if scanned is None or (scanned[1] != self._stamp and not self._note_time(scanned[1])):
+            self._receive(record, frame, position, prev)
+            return
+        id, stamp, data = scanned
+        record.position = position
+        for route in routes:
+            schema = route.schema
+            if schema is None:
+                decoded = Decoded(id, topic, None, "data", channel, stamp.decode(), None, None, data)
+                item = self._item(None, channel, decoded, self._when, position, frame)
+            else:
+                try:
+                    # A Message that is not frozen yet; see make_message, whose call is saved here.
+                    item = MutableMessage(id, channel, topic, schema.load(data), "data", self._when, position, None, None, None)
+                    item.__class__ = Message
+                except Exception as error:  # a schema may raise anything, and one bad message must not stop the stream
+                    self._refused(channel, topic, error, frame)
+                    item = None
+            if item is None:
+                for log in route.logs:
+                    log.invalid += 1
+            else:
+                for log in route.logs:
+                    log.push(item, len(frame))
+
+    def _note_time(self, stamp: bytes) -> bool:
+        """Parse the time stamp of a plain frame; those of one burst are the same."""
+        try:
+            self._when = _time(stamp.decode())
+        except (InvalidFrame, UnicodeDecodeError):
+            return False
+        self._stamp = stamp
+        return True
+
+    def _receive(self, record: ChannelRecord, frame: bytes, position: Cursor | None, prev: Cursor | None) -> None:
+        """Take a frame in whatever phase the channel is."""
         phase = record.phase
         if phase is Phase.LIVE:
-            if position is None or (prev is not None and prev == record.position):
-                record.position = position
-                self._dispatch(record, frame, position, True)
+            if position is None:
+                self._dispatch(record, frame, None, True)
             else:
                 self._judge_live(record, HistoryEntry(frame, position, prev))
         elif phase is Phase.LINGERING:
@@ -230,7 +277,7 @@ class Hub:
 
     def _judge_live(self, record: ChannelRecord, entry: HistoryEntry) -> None:
         last, position = record.position, entry.position
-        verdict = judge(last, position, entry.prev, self._links)
+        verdict = Verdict.NEXT if entry.prev is not None and entry.prev == last else judge(last, position, entry.prev, self._links)
         if verdict is Verdict.DUPLICATE:
             self.duplicates += 1
             return
@@ -289,44 +336,7 @@ class Hub:
     # ------------------------------------------------------------------ fan-out
 
     def _dispatch(self, record: ChannelRecord, frame: bytes, position: Cursor | None, live: bool) -> None:
-        """Decode a frame and append it to the logs that want it. The fast path: a frame like others before it."""
-        scanned = None if record.plain is None else self._scan(frame, record.plain)
-        if scanned is None:
-            self._dispatch_parsed(record, frame, position, live)
-            return
-        (topic, routes), id, stamp, data = scanned
-        if stamp != self._stamp:
-            try:
-                self._when = _time(stamp)
-            except InvalidFrame as error:
-                self._report_all(record, error, frame)
-                return
-            self._stamp = stamp
-        if self._follow and not self._follow_ids(record, id, None, live):
-            return
-        size = len(frame)
-        for route in routes:
-            schema = route.schema
-            if schema is None:
-                decoded = Decoded(id, topic, None, "data", record.name, stamp, None, None, data)
-                item = self._item(None, record.name, decoded, self._when, position, frame)
-            else:
-                try:
-                    # A Message that is not frozen yet; see make_message, whose call is saved here.
-                    item = MutableMessage(id, record.name, topic, schema.load(data), "data", self._when, position, None, None, None)
-                    item.__class__ = Message
-                except Exception as error:  # a schema may raise anything, and one bad message must not stop the stream
-                    self._refused(record.name, topic, error, frame)
-                    item = None
-            if item is None:
-                for log in route.logs:
-                    log.invalid += 1
-            else:
-                for log in route.logs:
-                    log.push(item, size)
-
-    def _dispatch_parsed(self, record: ChannelRecord, frame: bytes, position: Cursor | None, live: bool) -> None:
-        """Decode any frame, and remember its signature if it has one."""
+        """Decode any frame and append it to the logs that want it; remember how it looks, so that :meth:`deliver` recognises the next one."""
         try:
             decoded = self._codec.decode(frame)
             if decoded.channel != record.name and (decoded.channel or decoded.kind == "data"):
@@ -340,7 +350,7 @@ class Hub:
         routes = record.routes.get(decoded.topic)
         if routes is None:
             routes = record.routes.get(None, [])
-        if decoded.kind == "data":
+        if decoded.kind == "data" and decoded.key is None:
             self._remember(record, decoded.topic, routes)
         size = len(frame)
         for route in routes:
@@ -353,11 +363,17 @@ class Hub:
                     log.push(item, size)
 
     def _remember(self, record: ChannelRecord, topic: str, routes: Sequence[Route]) -> None:
-        signature = self._codec.signature(record.name, topic)
-        if signature is not None:
-            if record.plain is None or len(record.plain) >= _SIGNATURES:
-                record.plain = {}
-            record.plain[signature] = (topic, routes)
+        """Keep how frames of ``topic`` look, to recognise the next one without parsing it."""
+        plains = record.plains
+        if plains is None or len(plains) > _TOPICS:
+            plains = record.plains = {}
+        plain = plains.get(topic)
+        if plain is None:
+            signature = self._codec.signature(record.name, topic)
+            if signature is None:
+                return
+            plain = plains[topic] = PlainTopic(signature, topic, routes)
+        record.plain = plain
 
     def _item(
         self,

@@ -160,10 +160,8 @@ class Lanes:
         counter = self._publishers.counter(channel)
         counter.n = n = counter.n + 1
         id = counter.prefix + str(n)
-        frame = self._encode(ref, data, id, self.stamp(), key, headers, None)
         try:
-            # tuple.__new__: half the cost of calling the class, on every publish.
-            receipt = publish_now(tuple.__new__(Outbound, (channel, ref.topic, id, key, headers, None, data, frame, False)))
+            receipt = publish_now(channel, ref.topic, id, key, self._encode(ref, data, id, self.stamp(), key, headers, None))
         except FanwireError:
             self._publishers.renew(channel)
             raise

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from ..errors import Internal
 from ..messages import Cursor, GapReason
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .log import InterestLog
     from .routes import Route, RoutingTable
 
-__all__ = ("TRANSITIONS", "ChannelRecord", "Event", "Phase")
+__all__ = ("TRANSITIONS", "ChannelRecord", "Event", "Phase", "PlainTopic")
 
 
 class Phase(Enum):
@@ -119,6 +119,14 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
 }
 
 
+class PlainTopic(NamedTuple):
+    """How plain frames of one topic look, and where they go."""
+
+    signature: bytes
+    topic: str
+    routes: Sequence[Route]
+
+
 @final
 class ChannelRecord:
     """What the hub knows of one channel. Its containers are made on first use: an idle channel stays below 0.5 KB."""
@@ -135,6 +143,7 @@ class ChannelRecord:
         "overflowed",
         "phase",
         "plain",
+        "plains",
         "position",
         "refs",
         "repair",
@@ -157,8 +166,10 @@ class ChannelRecord:
         self.linger_until = 0.0
         self.logs: dict[InterestLog, None] = {}
         self.routes: RoutingTable = {}
-        self.plain: dict[bytes, tuple[str, Sequence[Route]]] | None = None
-        """What frames of known signatures are: topic and routes. A cache, dropped when the routes change."""
+        self.plain: PlainTopic | None = None
+        """The topic that came last, for the next frame to be recognised by."""
+        self.plains: dict[str, PlainTopic] | None = None
+        """All topics that came lately. A cache, dropped when the routes change."""
         self.waiters: list[Waiter] | None = None
         self.held: list[HistoryEntry] | None = None
         self.held_bytes = 0
