@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ("OnGap", "Request", "Subscription")
 
-logger = logging.getLogger("fanwire.subscription")
+_logger = logging.getLogger("fanwire.subscription")
 
 Item_co = TypeVar("Item_co", covariant=True)
 
@@ -248,6 +248,8 @@ class Subscription(Generic[Item_co]):
                             self._waiter = None
                         if self._chunk is not chunk:
                             break
+                    elif log.decoded != end:
+                        log.decode()
                     elif position < log.floor or end - position > limit:
                         break
                     else:
@@ -274,6 +276,8 @@ class Subscription(Generic[Item_co]):
             return self._take_rest()
         if self._join is not None or self._full:
             return False
+        if log.decoded != log.end:
+            log.decode()
         position, end = self.position, log.end
         if position == end or self._closed:
             return False
@@ -348,7 +352,7 @@ class Subscription(Generic[Item_co]):
         if how == "yield":
             self._chunk = self._gap_chunk = iter((gap,))
         else:
-            logger.warning("%s", gap)
+            _logger.warning("%s", gap)
         return True
 
     async def _more(self) -> bool:

@@ -21,7 +21,7 @@ from .waiter import Waiter, WaiterFactory
 
 __all__ = ("Connection", "EventQueue", "backoff")
 
-logger = logging.getLogger("fanwire.connection")
+_logger = logging.getLogger("fanwire.connection")
 
 _FIRST_DELAY = 0.05
 _MAX_DELAY = 10.0
@@ -60,10 +60,10 @@ class Connection:
             error = await self._once()
             self.error = error
             if isinstance(error, _TERMINAL):
-                logger.error("%s: giving up: %s", self._transport.name, error)
+                _logger.error("%s: giving up: %s", self._transport.name, error)
                 self._tell(ConnectionState.FAILED, error)
                 return error
-            logger.warning("%s: connection attempt %d ended: %s", self._transport.name, self._attempt, error)
+            _logger.warning("%s: connection attempt %d ended: %s", self._transport.name, self._attempt, error)
             self._tell(ConnectionState.DISCONNECTED, error)
             await self._clock.sleep(backoff(self._attempt))
 
@@ -83,7 +83,7 @@ class Connection:
         except (FanwireError, ExceptionGroup) as error:
             return _reason(error)
         except Exception as error:
-            logger.exception("%s: unexpected error in the transport", self._transport.name)
+            _logger.exception("%s: unexpected error in the transport", self._transport.name)
             failure = Internal(f"{self._transport.name}: unexpected {type(error).__name__} in the transport: {error}")
             failure.__cause__ = error
             return failure

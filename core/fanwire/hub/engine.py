@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import final
 
 import anyio
@@ -13,9 +14,9 @@ import anyio
 from ..clock import Clock
 from ..codec import Codec
 from ..errors import Closed, ConnectFailed, FanwireError, Internal, Timeout, Unavailable
-from ..events import ConnectionState
+from ..events import ConnectionEvent, ConnectionState, RealtimeStats
 from ..transport import HistoryStart, SupportsHistory, Transport
-from .connection import Connection
+from .connection import Connection, EventQueue
 from .host import Host
 from .hub import Hub, OnInvalid
 from .join import Join
@@ -23,11 +24,11 @@ from .lanes import Lanes
 from .log import InterestLog, LogCursor
 from .reconciler import Reconciler
 from .states import Phase
-from .waiter import waiter_factory
+from .waiter import WaiterFactory, waiter_factory
 
 __all__ = ("Engine", "fresh")
 
-logger = logging.getLogger("fanwire")
+_logger = logging.getLogger("fanwire")
 
 
 def fresh(error: FanwireError) -> FanwireError:
@@ -55,8 +56,8 @@ class Engine:
     ) -> None:
         self.transport = transport
         self.clock = clock
-        self.new_waiter = waiter_factory()
-        self.hub = Hub(
+        self.new_waiter: WaiterFactory = waiter_factory()
+        self.hub: Hub = Hub(
             capabilities=transport.capabilities,
             codec=codec,
             clock=clock,
@@ -65,10 +66,10 @@ class Engine:
             linger=linger,
             on_invalid=on_invalid,
         )
-        self.lanes = Lanes(transport, codec, clock, self.new_waiter)
-        self.connection = Connection(self.hub, transport, clock, connect_timeout=connect_timeout)
+        self.lanes: Lanes = Lanes(transport, codec, clock, self.new_waiter)
+        self.connection: Connection = Connection(self.hub, transport, clock, connect_timeout=connect_timeout)
         self.failure: FanwireError | None = None
-        self.subscriptions = 0
+        self.subscriptions: int = 0
         self._connect_timeout = connect_timeout
         self._linger = linger
         self._settled = anyio.Event()
@@ -123,7 +124,7 @@ class Engine:
                 self._fail(await self.connection.run())
                 tasks.cancel_scope.cancel()
         except Exception as error:
-            logger.exception("fanwire stopped by an unexpected error")
+            _logger.exception("fanwire stopped by an unexpected error")
             failure = Internal(f"fanwire stopped by an unexpected error: {error!r}")
             failure.__cause__ = error
             self._fail(failure)
@@ -159,7 +160,8 @@ class Engine:
                     raise
         state = "" if self.connection.state is ConnectionState.CONNECTED else "; there is no connection to the broker"
         names = [record.name for record in log.records if record.phase is not Phase.LIVE]
-        raise Timeout(f"not subscribed within {timeout:g} s: {', '.join(map(repr, names[:3]))}{f' and {len(names) - 3} more' if len(names) > 3 else ''}{state}")
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise Timeout(f"not subscribed within {timeout:g} s: {', '.join(map(repr, names[:3]))}{more}{state}")
 
     def join(self, log: InterestLog, cursor: LogCursor, starts: Mapping[str, HistoryStart]) -> Join:
         """Begin a subscription's way through history."""
@@ -168,6 +170,38 @@ class Engine:
 
     async def retry_history(self, log: InterestLog, error: Unavailable) -> None:
         """Wait, after history could not be read, until reading it again makes sense."""
-        logger.debug("reading history failed: %s", error)
+        _logger.debug("reading history failed: %s", error)
         await self.clock.sleep(0.05)
         await self.ready(log)
+
+    # ------------------------------------------------------------------ figures
+
+    @contextmanager
+    def events(self) -> Generator[EventQueue]:
+        """Listen to the connection, from its present state on."""
+        connection = self.connection
+        queue = EventQueue(self.new_waiter)
+        queue.put(ConnectionEvent(connection.state, self.clock.time(), 0, connection.error))
+        connection.listeners[queue] = None
+        try:
+            yield queue
+        finally:
+            del connection.listeners[queue]
+
+    def stats(self) -> RealtimeStats:
+        """Return all counters."""
+        hub, lanes = self.hub, self.lanes
+        return RealtimeStats(
+            state=self.connection.state,
+            connections=self.connection.connections,
+            channels=len(hub.channels),
+            subscriptions=self.subscriptions,
+            logs=len(hub.logs),
+            published=lanes.published,
+            publishing=lanes.waiting,
+            received=hub.received,
+            duplicates=hub.duplicates,
+            invalid=hub.invalid,
+            gaps=hub.gaps,
+            buffered_bytes=hub.budget.used,
+        )

@@ -24,7 +24,7 @@ from .states import ChannelRecord, Event, Phase, PlainTopic
 
 __all__ = ("Hub",)
 
-logger = logging.getLogger("fanwire.hub")
+_logger = logging.getLogger("fanwire.hub")
 
 _TOPICS = 128
 """Topics per channel whose frames are recognised."""
@@ -80,7 +80,7 @@ class Hub:
         key = interest.key()
         log = self.logs.get(key)
         if log is None:
-            log = self.logs[key] = InterestLog(interest, self.budget)
+            log = self.logs[key] = InterestLog(interest, self.budget, self._refused)
             log.records = tuple(self._record(name) for name in log.channels)
             for record in log.records:
                 record.logs[log] = None
@@ -200,13 +200,8 @@ class Hub:
                 decoded = Decoded(id, topic, None, "data", channel, stamp.decode(), None, None, data)
                 item = self._item(None, channel, decoded, self._when, position, frame)
             else:
-                try:
-                    # A Message that is not frozen yet; see make_message, whose call is saved here.
-                    item = MutableMessage(id, channel, topic, schema.load(data), "data", self._when, position, None, None, None)
-                    item.__class__ = Message
-                except Exception as error:  # a schema may raise anything, and one bad message must not stop the stream
-                    self._refused(channel, topic, error, frame)
-                    item = None
+                # A Message to be: the log parses the payload when somebody takes it.
+                item = MutableMessage(id, channel, topic, (schema, data, frame), "data", self._when, position, None, None, None)
             if item is None:
                 for log in route.logs:
                     log.invalid += 1
@@ -443,7 +438,7 @@ class Hub:
         try:
             self._on_invalid(InvalidMessage(channel, topic, reason, frame))
         except Exception:
-            logger.exception("the on_invalid hook failed on channel %r", channel)
+            _logger.exception("the on_invalid hook failed on channel %r", channel)
 
     def _shrink(self) -> None:
         max(self.logs.values(), key=lambda log: log.bytes).shrink()

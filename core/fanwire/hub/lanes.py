@@ -21,11 +21,11 @@ from ..messages import Receipt
 from ..topics import TopicRef
 from ..transport import Outbound, SupportsImmediatePublish, Transport
 from .publishers import Publishers, TimeStamps
-from .waiter import Waiter, WaiterFactory
+from .waiter import Waiter, WaiterFactory, checkpoint
 
 __all__ = ("Lanes", "Prepared")
 
-logger = logging.getLogger("fanwire.publish")
+_logger = logging.getLogger("fanwire.publish")
 
 _BATCH = 512
 _BATCH_BYTES = 4 * 2**20
@@ -111,8 +111,8 @@ class Lanes:
     """All lanes of one Realtime."""
 
     def __init__(self, transport: Transport, codec: Codec, clock: Clock, new_waiter: WaiterFactory) -> None:
-        self.published = 0
-        self.stamp = TimeStamps(clock.time)
+        self.published: int = 0
+        self.stamp: TimeStamps = TimeStamps(clock.time)
         self._transport = transport
         self._encode = codec.encode
         self._clock = clock
@@ -128,7 +128,7 @@ class Lanes:
         self._idle: anyio.Event | None = None
         self._tasks: TaskGroup | None = None
         self._immediate = transport.publish_now if isinstance(transport, SupportsImmediatePublish) else None
-        self._publish_now = None
+        self._publish_now: PublishNow | None = None
         """``_immediate`` while there is a connection."""
         capabilities = transport.capabilities
         self._retry_unknown = capabilities.idempotent_publish or capabilities.links == "none"
@@ -171,27 +171,64 @@ class Lanes:
             self.published += 1
         return receipt
 
-    def now_many(self, messages: Sequence[Prepared]) -> list[Receipt | FanwireError]:
-        """As :meth:`now`, for a ``publish_many``: return the results of as many messages as could be published at once."""
+    async def send_many(self, messages: Sequence[Prepared], timeout: float) -> Sequence[Receipt | FanwireError]:
+        """Publish the messages of one call and return one result each: at once as far as that goes, and queued from there on.
+
+        Behind a message that was refused, nothing of its channel is sent.
+
+        Raises:
+            Timeout: that took more than ``timeout`` seconds.
+        """
+        results = self._now_many(messages)
+        rest = messages[len(results) :]
+        if not rest:
+            await checkpoint()
+            return results
+        refused = {message.ref.channel for message, result in zip(messages, results, strict=False) if isinstance(result, FanwireError)}
+        accepted = sum(isinstance(result, Receipt) for result in results)
+        queued = iter(await self.send([message for message in rest if message.ref.channel not in refused], timeout, accepted))
+        return results + [_not_sent(message.ref.channel) if message.ref.channel in refused else next(queued) for message in rest]
+
+    def _now_many(self, messages: Sequence[Prepared]) -> list[Receipt | FanwireError]:
+        """Return the results of as many messages as could be published without suspending."""
         results: list[Receipt | FanwireError] = []
+        publish_now = self._publish_now
+        if publish_now is None:
+            return results
         refused: set[str] = set()
-        for ref, data, _, key, headers, _ in messages:
-            if ref.channel in refused:
-                results.append(_not_sent(ref.channel))
+        encode = self._encode
+        # As now() does it for one; here what is the same for all is looked up once.
+        for ref, data, stamp, key, headers, run_id in messages:
+            channel = ref.channel
+            if channel in refused:
+                results.append(_not_sent(channel))
                 continue
+            if channel in self._lanes:
+                break
+            counter = self._publishers.counter(channel)
+            counter.n = n = counter.n + 1
+            id = counter.prefix + str(n)
             try:
-                receipt = self.now(ref, data, key, headers)
+                receipt = publish_now(channel, ref.topic, id, key, encode(ref, data, id, stamp, key, headers, run_id))
             except FanwireError as error:
-                refused.add(ref.channel)
+                self._publishers.renew(channel)
+                refused.add(channel)
                 results.append(error)
                 continue
             if receipt is None:
+                counter.n -= 1
                 break
+            self.published += 1
             results.append(receipt)
         return results
 
-    async def send(self, messages: Sequence[Prepared], timeout: float) -> Sequence[Receipt | FanwireError]:
+    async def send(self, messages: Sequence[Prepared], timeout: float, accepted: int = 0) -> Sequence[Receipt | FanwireError]:
         """Queue ``messages`` and wait until each is accepted or refused.
+
+        Args:
+            messages: All of one call, or what is left of them.
+            timeout: Seconds to wait.
+            accepted: How many messages of the call were accepted before.
 
         Raises:
             Timeout: that took more than ``timeout`` seconds.
@@ -216,8 +253,11 @@ class Lanes:
             sent = self._withdraw(call) if call.open else 0
         if not call.open:
             return [result for result in call.results if result is not None]
-        outcome = f"{sent} of {len(messages)} handed to the broker, their outcome is unknown; the rest was not sent" if sent else "nothing was sent"
-        raise Timeout(f"publishing took longer than {timeout:g} s{'' if self._connected else ' without a connection to the broker'}: {outcome}")
+        accepted += sum(isinstance(result, Receipt) for result in call.results)
+        where = "" if self._connected else " without a connection to the broker"
+        outcome = f"{accepted} accepted, " if accepted else ""
+        outcome += f"{sent} handed to the broker, their outcome is unknown; the rest was not sent" if accepted or sent else "nothing was sent"
+        raise Timeout(f"publishing took longer than {timeout:g} s{where}: {outcome}")
 
     def _withdraw(self, call: _Call) -> int:
         """Take back what was not handed over yet; return how many were."""
@@ -309,7 +349,7 @@ class Lanes:
         except FanwireError as error:
             failure = error
         except Exception as error:
-            logger.exception("%s: unexpected error in publish", self._transport.name)
+            _logger.exception("%s: unexpected error in publish", self._transport.name)
             failure = Internal(f"{self._transport.name}: unexpected {type(error).__name__} in publish: {error}")
         finally:
             # Also when cancelled at close: nobody may be left waiting.

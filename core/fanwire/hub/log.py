@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from ..errors import FanwireError
-from ..messages import Gap, GapReason, Message, RawMessage
+from ..messages import Gap, GapReason, Message, MutableMessage, RawMessage
 from ..schemas import Schema
 from .waiter import Waiter
 
@@ -20,7 +20,22 @@ if TYPE_CHECKING:
 
 __all__ = ("CHUNK", "Budget", "Interest", "InterestLog", "Item", "LogCursor")
 
-Item = Message[Any] | RawMessage | Gap  # Any: a log carries messages of several topics
+Item = Message[Any] | MutableMessage[Any] | RawMessage | Gap  # Any: a log carries messages of several topics
+
+
+class InvalidMessage(MutableMessage[Any]):  # Any: any payload
+    """A message whose payload its schema has refused, until it is dropped."""
+
+    __slots__ = ()
+
+
+Refused = Callable[[str, str, Exception, bytes], None]
+"""Told of a payload that its schema refuses: channel, topic, the schema's exception, frame."""
+
+
+def _ignore(_channel: str, _topic: str, _error: Exception, _frame: bytes, /) -> None:
+    """Tell nobody."""
+
 
 CHUNK = 256
 """Messages a subscriber takes out of the log at once."""
@@ -75,6 +90,7 @@ class InterestLog:
     """
 
     __slots__ = (
+        "_refused",
         "attached",
         "base",
         "budget",
@@ -83,6 +99,7 @@ class InterestLog:
         "closed",
         "counted",
         "cursors",
+        "decoded",
         "end",
         "entries",
         "error",
@@ -97,16 +114,19 @@ class InterestLog:
         "waiters",
     )
 
-    def __init__(self, interest: Interest, budget: Budget) -> None:
+    def __init__(self, interest: Interest, budget: Budget, refused: Refused = _ignore) -> None:
         self.interest = interest
         self.channels = tuple(interest.topics)
         self.budget = budget
+        self._refused = refused
         self.entries: list[Item] = []
         self.sizes: list[int] = []
         self.base = self.floor = self.end = 0
         self.bytes = 0
         """Of the entries from ``floor`` up to ``counted``."""
         self.counted = 0
+        self.decoded = 0
+        """Entries below are parsed. Nobody takes one above."""
         self.sweep_at = CHUNK
         self.large = interest.buffer_bytes // (8 * CHUNK)
         """Entries of more bytes are accounted for at once."""
@@ -164,6 +184,54 @@ class InterestLog:
         self.closed = True
         self.wake()
 
+    def decode(self) -> None:
+        """Parse the entries that nobody has looked at yet, all in one go; what cannot be parsed is dropped.
+
+        Together they cost half of what they would one by one, between other work. A message that is in several logs is parsed by the first that gets here.
+        """
+        start = max(self.decoded, self.floor) - self.base
+        self.decoded = self.end
+        good = True
+        for item in self.entries[start:]:
+            if item.__class__ is MutableMessage:
+                good = self._parse(item) and good
+            elif item.__class__ is InvalidMessage:
+                good = False
+        if not good:
+            self._drop_invalid(start)
+
+    def _parse(self, item: MutableMessage[Any]) -> bool:  # Any: any payload
+        schema, data, frame = item.data
+        try:
+            item.data = schema.load(data)
+        except Exception as error:  # noqa: BLE001 - a schema may raise anything, and one bad message must not stop the stream
+            item.__class__ = InvalidMessage
+            self._refused(item.channel, item.topic, error, frame)
+            return False
+        item.__class__ = Message
+        return True
+
+    def _drop_invalid(self, start: int) -> None:
+        """Take invalid messages out, behind everything that any cursor has passed."""
+        kept: list[Item] = []
+        sizes: list[int] = []
+        moved: dict[int, int] = {}
+        for index in range(start, len(self.entries)):
+            item = self.entries[index]
+            moved[self.base + index] = self.base + start + len(kept)
+            if item.__class__ is not InvalidMessage:
+                kept.append(item)
+                sizes.append(self.sizes[index])
+        self._count()
+        dropped = sum(self.sizes[start:]) - sum(sizes)
+        self.bytes -= dropped
+        self.budget.used -= dropped
+        self.invalid += len(self.entries) - start - len(kept)
+        self.entries[start:] = kept
+        self.sizes[start:] = sizes
+        self.gaps = [(moved.get(index, index), lost) for index, lost in self.gaps]
+        self.end = self.counted = self.decoded = self.base + len(self.entries)
+
     def next_gap(self, position: int) -> int | None:
         """Return the index of the first gap entry at or behind ``position``."""
         for index, _ in self.gaps:
@@ -199,7 +267,7 @@ class InterestLog:
         self.sizes = []
         self.gaps.clear()
         self.bytes = 0
-        self.base = self.floor = self.counted = self.end
+        self.base = self.floor = self.counted = self.decoded = self.end
         self.sweep_at = self.end + CHUNK
 
     def _give_up(self, floor: int) -> None:

@@ -22,7 +22,7 @@ from .states import ChannelRecord, Event, Phase
 
 __all__ = ("Reconciler",)
 
-logger = logging.getLogger("fanwire.reconciler")
+_logger = logging.getLogger("fanwire.reconciler")
 
 _BATCH = 512
 """Channels named in one command."""
@@ -127,7 +127,7 @@ class Reconciler:
                 await self._transport.unsubscribe([record.name for record in batch])
             except FanwireError as error:
                 # A broken connection has unsubscribed them already; anything else costs the broker some frames that nobody takes.
-                logger.debug("unsubscribing %d channels failed: %s", len(batch), error)
+                _logger.debug("unsubscribing %d channels failed: %s", len(batch), error)
         for record in batch:
             # Whoever came back meanwhile starts anew: what was published in between was not for them.
             record.position, record.loss, record.continuity = None, None, None
