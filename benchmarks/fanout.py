@@ -7,7 +7,7 @@ contender, and what is reported is the median of the per-round ratios with its q
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Callable, Sequence
 
 from .anchors import ASYNC_FOR_FLOOR, FLOORS, WAKE_FLOOR
 from .harness import Case, Contender, Lap, Regime
@@ -33,6 +33,10 @@ _BURSTS: dict[Regime, dict[int, int]] = {
 """Timed bursts per lap: enough for laps of 20 to 200 milliseconds."""
 
 _FLOOR: dict[Regime, Contender] = {"burst": ASYNC_FOR_FLOOR, "lockstep": WAKE_FLOOR}
+
+
+SUBJECTS: Mapping[Regime, Contender] = {"burst": FANWIRE_MANY, "lockstep": FANWIRE}
+"""Which row of fanwire is compared: like every peer, fanwire sends a burst in the way its documentation advises. The other way has a row of its own."""
 
 
 def case(regime: Regime, subscribers: int) -> Case:
@@ -66,7 +70,7 @@ def measure(what: Case, rounds: int, advance: Callable[[], None]) -> CaseResult:
     """
     contenders = [each for each in CONTENDERS if what.regime in each.regimes]
     laps = asyncio.run(_rounds(contenders, what, rounds, advance))
-    floor, subject = laps[_FLOOR[what.regime].name], laps[FANWIRE.name]
+    floor, subject = laps[_FLOOR[what.regime].name], laps[SUBJECTS[what.regime].name]
     rows = tuple(
         Row(
             name=each.name,

@@ -10,26 +10,26 @@ __all__ = ("ADAPTER", "PAYLOAD_BYTES", "Sample", "recode", "samples")
 
 
 class Sample(BaseModel):
-    """One message: a flat, frozen model that is about 256 bytes of JSON."""
+    """One message, a piece of generated text: about 256 bytes of JSON."""
 
     model_config = ConfigDict(frozen=True)
 
     index: int
     run_id: str
-    step: str
     text: str
-    tokens: int
-    cost: float
-    final: bool
 
 
 ADAPTER = TypeAdapter(Sample)
 """Validator and serialiser, built once, as pydantic's documentation advises."""
 
 
+DISTINCT = 1_024
+"""Different messages: more would measure how long the processor waits for memory, since a publisher has just made what it publishes."""
+
+
 @cache
 def samples(count: int) -> tuple[Sample, ...]:
-    """Messages numbered from 0, made before anything is timed.
+    """Messages numbered from 0 to ``DISTINCT - 1`` and again, made before anything is timed.
 
     Args:
         count: How many.
@@ -37,11 +37,12 @@ def samples(count: int) -> tuple[Sample, ...]:
     Returns:
         The messages. The same count gives the same objects, so that every contender publishes the very same ones.
     """
-    text = "Thinking about the question, then answering it in words that come one after another, the way real prose does arrive."
-    return tuple(
-        Sample(index=100_000 + i, run_id="run_01JD8Z5Q4W9X3V7K2M6N", step="generate-answer", text=text, tokens=1234, cost=0.004375, final=False)
-        for i in range(count)
+    text = (
+        "Thinking about the question, then answering it in words that come one after another, the way real prose does arrive: "
+        "a sentence, a pause, another sentence, and so on to the end."
     )
+    distinct = [Sample(index=100_000 + i, run_id="run_01JD8Z5Q4W9X3V7K2M6N", text=text) for i in range(min(count, DISTINCT))]
+    return tuple(distinct[i % DISTINCT] for i in range(count))
 
 
 def recode(sample: Sample) -> Sample:

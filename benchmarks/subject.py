@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from fanwire import Message, Realtime, StaticChannel, Subscription, topic
+from fanwire import Message, Realtime, StaticChannel, Subscription, TopicRef, topic
 
 from .harness import contender
 from .model import Sample
@@ -30,19 +30,20 @@ def open_realtime() -> Realtime:
 class FanwireHub:
     """Publishes one message after the other."""
 
-    def __init__(self, realtime: Realtime) -> None:
+    def __init__(self, realtime: Realtime, ref: TopicRef[Sample] | None = None) -> None:
         self._realtime = realtime
+        self._ref = Bench.sample if ref is None else ref
         self._subscriptions: list[Subscription[Message[Sample]]] = []
 
     def subscribe(self) -> Subscription[Message[Sample]]:
         """A subscription to the one topic."""
-        subscription = self._realtime.subscribe(Bench.sample)
+        subscription = self._realtime.subscribe(self._ref)
         self._subscriptions.append(subscription)
         return subscription
 
     async def send(self, burst: Sequence[Sample], /) -> None:
         """Await each publish."""
-        publish, ref = self._realtime.publish, Bench.sample
+        publish, ref = self._realtime.publish, self._ref
         for sample in burst:
             await publish(ref, sample)
 
@@ -57,7 +58,7 @@ class FanwireManyHub(FanwireHub):
 
     async def send(self, burst: Sequence[Sample], /) -> None:
         """Await one `publish_many`."""
-        ref = Bench.sample
+        ref = self._ref
         await self._realtime.publish_many([ref(sample) for sample in burst])
 
 

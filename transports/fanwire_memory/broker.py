@@ -159,10 +159,10 @@ class MemoryBroker:
             known = stream.repeated(id, key, retry)
             if known is not None:
                 return Receipt(id, channel, topic, known, True)
-        # Written out, without calls that could be saved: every publish comes through here. tuple.__new__ has half the cost of calling the class.
+        # Written out, without calls that could be saved. tuple.__new__ has half the cost of calling the class.
         prev = stream.head
         epoch, offset, _ = prev
-        position = stream.head = tuple.__new__(Cursor, (epoch, offset + 1, mark_of(id, key)))
+        position = stream.head = tuple.__new__(Cursor, (epoch, offset + 1, mark_of(id, key)))  # pyright: ignore[reportUnknownMemberType]  # see above
         entries = stream.entries
         entries.append((frame, position, prev, id, now))
         if key is not None:
@@ -170,9 +170,10 @@ class MemoryBroker:
         if stream is not self._newest:
             self._newest = stream
             self._streams.move_to_end(channel)
-        self._bytes += len(frame)
         if len(entries) > self._history:
-            self._bytes -= len(entries.popleft()[0])
+            self._bytes += len(frame) - len(entries.popleft()[0])
+        else:
+            self._bytes += len(frame)
         if not keep and entries:
             self._bytes -= len(entries.pop()[0])
         if self._bytes > self.limits.max_bytes:
@@ -186,7 +187,7 @@ class MemoryBroker:
                     link.sink.deliver(channel, generation, frame, position, prev)
                 else:
                     link.deliver(channel, generation, frame, position, prev)
-        return tuple.__new__(Receipt, (id, channel, topic, position, False))
+        return tuple.__new__(Receipt, (id, channel, topic, position, False))  # pyright: ignore[reportUnknownMemberType]  # see above
 
     def _take(self, message: Outbound, now: float, *, deliver: int = 1, keep: bool = True) -> Receipt:
         channel, topic, id, key, _, _, _, frame, retry = message
@@ -201,7 +202,8 @@ class MemoryBroker:
             fault = self.faults.take(message.channel) if message.channel not in refused else None
             if message.channel in refused or (fault is not None and fault.kind == "refuse" and fault.error is not None):
                 refused.add(message.channel)
-                results.append(fault.error if fault is not None and fault.error is not None else ConnectionLost("memory: not sent behind a refused message"))
+                told = None if fault is None else fault.error
+                results.append(told or ConnectionLost("memory: not sent behind a refused message"))
             elif fault is None or fault.kind == "lose_ack":
                 ack_lost |= fault is not None
                 results.append(self._take(message, now))
@@ -332,5 +334,6 @@ def shared_broker(name: str, namespace: str, limits: Limits) -> MemoryBroker:
         if broker is None:
             broker = _shared[name, namespace] = MemoryBroker(limits, shared=True)
         elif broker.limits != limits:
-            raise ConfigError(f"memory://{name} is open in this process with {broker.limits}, now asked for with {limits}: give all openers the same options")
+            kept = broker.limits
+            raise ConfigError(f"memory://{name} is open in this process with {kept}, now asked for with {limits}: give all openers the same options")
         return broker

@@ -3,8 +3,8 @@
 Example::
 
     transport = MemoryTransport()
-    transport.faults.drop(1)                 # the next live frame gets lost; history still has it
-    transport.faults.disconnect()            # every connection breaks; fanwire reconnects
+    transport.faults.drop(1)  # the next live frame gets lost; history still has it
+    transport.faults.disconnect()  # every connection breaks; fanwire reconnects
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import secrets
 from bisect import bisect_left
 from collections import deque
 from datetime import datetime
-from typing import final
+from typing import assert_never, final
 
-from fanwire.messages import Cursor, mark_of
+from fanwire.messages import Cursor
 from fanwire.transport import Earliest, HistoryEntry, HistoryPage, HistoryStart, Last
 
 __all__ = ("Stored", "Stream")
@@ -68,6 +68,8 @@ class Stream:
                 first = 0
             case datetime():
                 first = bisect_left(self.entries, start.timestamp(), key=lambda stored: stored[4])
+            case _:
+                assert_never(start)
         return HistoryPage(entries[first : first + limit], self.head, complete=self.head.offset == len(entries))
 
     def cut(self, back: int) -> int:

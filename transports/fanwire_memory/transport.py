@@ -160,7 +160,7 @@ class MemoryTransport:
     def native(self, kind: type[T], /) -> T:
         """See :class:`fanwire.transport.Transport`."""
         for own in (self._broker, self._broker.faults):
-            if isinstance(own, kind):
+            if isinstance(own, kind):  # pyright: ignore[reportUnnecessaryIsInstance]  # a caller's type may be theirs
                 return own
         raise Unsupported(f"the memory transport has no {kind.__name__}; it has MemoryBroker and Faults")
 

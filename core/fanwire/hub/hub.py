@@ -14,11 +14,11 @@ from ..clock import Clock
 from ..codec import Codec, Decoded, InvalidFrame
 from ..errors import FanwireError
 from ..events import InvalidMessage
-from ..messages import Cursor, Gap, GapReason, Message, MutableMessage, RawMessage, make_message
+from ..messages import Cursor, Gap, GapReason, MutableMessage, RawMessage, make_message
 from ..schemas import Schema, field_errors
 from ..transport import HistoryEntry
-from .continuity import Continuity, Verdict, judge, missing
-from .log import Budget, Interest, InterestLog, Item
+from .continuity import Continuity, Links, Verdict, judge, missing
+from .log import Budget, Entry, Interest, InterestLog, Item
 from .routes import ANYTHING, Route, add_route, remove_route
 from .states import ChannelRecord, Event, Phase, PlainTopic
 
@@ -57,20 +57,25 @@ class Hub:
         self.logs: dict[object, InterestLog] = {}
         self.wake_reconciler: Callable[[], None] = lambda: None
         self.start_repair: Callable[[ChannelRecord], None] = lambda _: None
-        self.received = self.duplicates = self.invalid = self.gaps = 0
+        self.received: int = 0
+        self.duplicates: int = 0
+        self.invalid: int = 0
+        self.gaps: int = 0
         self._codec = codec
         self._clock = clock
         self._scan = codec.scan
         self._stamp = b""
         self._when = datetime.fromtimestamp(0, UTC)
         """``_stamp`` parsed: messages of one burst have the same."""
-        self._links = capabilities.links
+        self._links: Links = capabilities.links
         self._repairs = "after_cursor" in capabilities.history
         self._follow = Continuity.needed(capabilities)
+        self._follow_ids = capabilities.links == "none"
+        """Whether plain frames, which have no key, need following too."""
         self._hold_bytes = hold_bytes
         self._linger = linger
         self._on_invalid = on_invalid
-        self.budget = Budget(budget)
+        self.budget: Budget = Budget(budget)
         self.budget.shrink = self._shrink
 
     # ------------------------------------------------------------------ subscriptions
@@ -140,6 +145,8 @@ class Hub:
         if record.phase is Phase.GONE:
             self.forget(record)
         elif record.phase is Phase.LINGERING:
+            if record.continuity is not None:
+                record.continuity.reset()  # nobody follows the publishers' counters while it lingers
             record.linger_until = self._clock.monotonic() + self._linger
             self.lingering[record.name] = record
             self.wake_reconciler()
@@ -184,7 +191,7 @@ class Hub:
         self.received += 1
         plain = record.plain
         last = record.position
-        if plain is None or record.phase is not _LIVE or self._follow or not (prev is last or prev == last):
+        if plain is None or record.phase is not _LIVE or self._follow_ids or not (prev is last or prev == last):
             self._receive(record, frame, position, prev)
             return
         signature, topic, routes = plain
@@ -198,7 +205,7 @@ class Hub:
             schema = route.schema
             if schema is None:
                 decoded = Decoded(id, topic, None, "data", channel, stamp.decode(), None, None, data)
-                item = self._item(None, channel, decoded, self._when, position, frame)
+                item: Entry | None = self._item(None, channel, decoded, self._when, position, frame)
             else:
                 # A Message to be: the log parses the payload when somebody takes it.
                 item = MutableMessage(id, channel, topic, (schema, data, frame), "data", self._when, position, None, None, None)
@@ -340,7 +347,7 @@ class Hub:
         except InvalidFrame as error:
             self._report_all(record, error, frame)
             return
-        if self._follow and not self._follow_ids(record, decoded.id, decoded.key, live):
+        if self._follow and not self._is_new(record, decoded.id, decoded.key, live):
             return
         routes = record.routes.get(decoded.topic)
         if routes is None:
@@ -408,7 +415,7 @@ class Hub:
         item = self._item(schema, channel, decoded, created_at, entry.position, entry.frame)
         return None if item is _IGNORED else item
 
-    def _follow_ids(self, record: ChannelRecord, id: str, key: str | None, live: bool) -> bool:
+    def _is_new(self, record: ChannelRecord, id: str, key: str | None, live: bool) -> bool:
         """Drop repeats and announce holes that only ids show; return whether the message is to be handed on."""
         if record.continuity is None:
             record.continuity = Continuity(self.capabilities)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple, final
 
@@ -32,6 +32,8 @@ _BATCH_BYTES = 4 * 2**20
 _IN_FLIGHT = 8
 _PAUSE = 0.05
 """Seconds before a batch that the transport could not take is offered again."""
+
+_PublishNow = Callable[[str, str, str, str | None, bytes], Receipt | None]
 
 
 class Prepared(NamedTuple):
@@ -118,6 +120,7 @@ class Lanes:
         self._clock = clock
         self._new_waiter = new_waiter
         self._publishers = Publishers()
+        self._counters = self._publishers.table
         self._lanes: dict[str, _Lane] = {}
         self._ready: dict[str, _Lane] = {}
         """Lanes with something to send and nothing in flight, in the order they became so."""
@@ -128,7 +131,7 @@ class Lanes:
         self._idle: anyio.Event | None = None
         self._tasks: TaskGroup | None = None
         self._immediate = transport.publish_now if isinstance(transport, SupportsImmediatePublish) else None
-        self._publish_now: PublishNow | None = None
+        self._publish_now: _PublishNow | None = None
         """``_immediate`` while there is a connection."""
         capabilities = transport.capabilities
         self._retry_unknown = capabilities.idempotent_publish or capabilities.links == "none"
@@ -157,7 +160,7 @@ class Lanes:
         channel = ref.channel
         if publish_now is None or channel in self._lanes:
             return None
-        counter = self._publishers.counter(channel)
+        counter = self._counters.get(channel) or self._publishers.counter(channel)
         counter.n = n = counter.n + 1
         id = counter.prefix + str(n)
         try:
@@ -167,8 +170,10 @@ class Lanes:
             raise
         if receipt is None:
             counter.n -= 1  # nothing was handed over under it
-        else:
-            self.published += 1
+            return None
+        if receipt.duplicate:
+            self._publishers.renew(channel)  # nobody will see this number
+        self.published += 1
         return receipt
 
     async def send_many(self, messages: Sequence[Prepared], timeout: float) -> Sequence[Receipt | FanwireError]:
@@ -205,7 +210,7 @@ class Lanes:
                 continue
             if channel in self._lanes:
                 break
-            counter = self._publishers.counter(channel)
+            counter = self._counters.get(channel) or self._publishers.counter(channel)
             counter.n = n = counter.n + 1
             id = counter.prefix + str(n)
             try:
@@ -218,6 +223,8 @@ class Lanes:
             if receipt is None:
                 counter.n -= 1
                 break
+            if receipt.duplicate:
+                self._publishers.renew(channel)
             self.published += 1
             results.append(receipt)
         return results
@@ -381,6 +388,8 @@ class Lanes:
                 self._publishers.renew(channel)
                 entry.call.finish(entry, result)
             else:
+                if result.duplicate:
+                    self._publishers.renew(channel)
                 self.published += 1
                 entry.call.finish(entry, result)
         self._requeue(again)

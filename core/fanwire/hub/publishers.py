@@ -24,8 +24,8 @@ class Counter:
     __slots__ = ("n", "prefix")
 
     def __init__(self, publisher: str) -> None:
-        self.prefix = f"{publisher}."
-        self.n = 0
+        self.prefix: str = f"{publisher}."
+        self.n: int = 0
 
 
 @final
@@ -40,15 +40,16 @@ class Publishers:
         self._limit = limit
         self._default = _draw()
         """Publisher of channels that are not in the table."""
-        self._table: dict[str, Counter] = {}
+        self.table: dict[str, Counter] = {}
+        """Counter of each channel; read by the hot path, changed only here."""
 
     def counter(self, channel: str) -> Counter:
         """Return the counter of ``channel``."""
-        counter = self._table.get(channel)
+        counter = self.table.get(channel)
         if counter is None:
-            if len(self._table) >= self._limit:
+            if len(self.table) >= self._limit:
                 self._evict()
-            counter = self._table[channel] = Counter(self._default)
+            counter = self.table[channel] = Counter(self._default)
         return counter
 
     def take(self, channel: str) -> str:
@@ -59,12 +60,12 @@ class Publishers:
 
     def renew(self, channel: str) -> None:
         """Go on under a fresh publisher."""
-        self._table[channel] = Counter(_draw())
+        self.table[channel] = Counter(_draw())
 
     def _evict(self) -> None:
         """Forget the older half; those channels, should they come back, get a publisher that nobody has seen."""
-        for channel in list(self._table)[: max(1, self._limit // 2)]:
-            del self._table[channel]
+        for channel in list(self.table)[: max(1, self._limit // 2)]:
+            del self.table[channel]
         self._default = _draw()
 
 
