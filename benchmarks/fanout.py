@@ -7,7 +7,7 @@ contender, and what is reported is the median of the per-round ratios with its q
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .anchors import ASYNC_FOR_FLOOR, FLOORS, WAKE_FLOOR
 from .harness import Case, Contender, Lap, Regime

@@ -103,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, own in laps.items():
         cost = statistics.median(options.subscribers / lap.wall_rate * 1e6 for lap in own)
         shares = [
-            statistics.median(mine.wall_rate / top.wall_rate for mine, top in zip(own, laps[floor.name], strict=True)) for floor in (ASYNC_FOR_FLOOR, COUNTING_FLOOR)
+            statistics.median(mine.wall_rate / top.wall_rate for mine, top in zip(own, laps[floor.name], strict=True))
+            for floor in (ASYNC_FOR_FLOOR, COUNTING_FLOOR)
         ]
         lines.append(f"| {name} | {cost:.2f} | {shares[0]:.3f} | {shares[1]:.3f} |")
     _RESULTS.parent.mkdir(exist_ok=True)

@@ -4,13 +4,15 @@ Map of the package, from what users write down to what talks to a broker:
 
 * declare: ``channels`` (also an import path of its own, without I/O), ``dynamic``, ``topics``, ``schemas``, ``names``
 * values: ``messages``, ``events``, ``capabilities``, ``errors``
-* use: ``realtime``, ``subscription``, ``batches``; ``outgoing`` and ``requests`` check what comes in
+* use: ``realtime`` on top of ``session``, ``subscription``, ``batches``; ``outgoing`` and ``requests`` check what comes in
 * deliver: ``hub``
 * carry: ``transport`` (the contract), ``codec`` (the wire format), ``registry`` and ``config`` (which transport)
 * command line: ``cli``
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from . import errors as errors
 from .capabilities import Capabilities as Capabilities
@@ -25,14 +27,16 @@ from .messages import RawMessage as RawMessage
 from .messages import Receipt as Receipt
 from .messages import Start as Start
 from .messages import is_topic as is_topic
-from .realtime import Realtime as Realtime
 from .schemas import Schema as Schema
 from .schemas import static_schema as static_schema
-from .subscription import Subscription as Subscription
 from .topics import Outgoing as Outgoing
 from .topics import Topic as Topic
 from .topics import TopicRef as TopicRef
 from .topics import topic as topic
+
+if TYPE_CHECKING:
+    from .realtime import Realtime as Realtime
+    from .subscription import Subscription as Subscription
 
 __version__ = "0.1.0"
 
@@ -60,3 +64,18 @@ __all__ = (
     "static_schema",
     "topic",
 )
+
+if not TYPE_CHECKING:  # a checker that saw __getattr__ would take any name to exist
+    # What does I/O is imported when it is first asked for: a module that only declares channels loads no event loop.
+    _LAZY = {"Realtime": ".realtime", "Subscription": ".subscription"}
+
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(_LAZY[name], __name__), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LAZY})

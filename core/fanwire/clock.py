@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic as _monotonic_time
 from time import time as _wall_time
-from typing import Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import anyio
 
@@ -32,8 +32,19 @@ class SystemClock:
     """The machine's own clocks."""
 
     # The functions themselves, not methods around them: every publish asks for the time.
-    time = staticmethod(_wall_time)
-    monotonic = staticmethod(_monotonic_time)
+    if TYPE_CHECKING:  # how a checker is to see them
+
+        def time(self) -> float:
+            """Return seconds since 1970-01-01 UTC."""
+            ...
+
+        def monotonic(self) -> float:
+            """Return seconds that never go back."""
+            ...
+
+    else:
+        time = staticmethod(_wall_time)
+        monotonic = staticmethod(_monotonic_time)
 
     async def sleep(self, seconds: float, /) -> None:
         """Wait ``seconds`` of the running event loop."""

@@ -147,8 +147,8 @@ class EnvelopeCodec:
             return _parse(text)
         id, topic, key, kind, channel, created_at, run_id, headers = match.groups()
         data = frame[match.end() : -1] if len(frame) == len(text) else text[match.end() : -1].encode()
-        # tuple.__new__: half the cost of calling the class, on every frame.
-        return tuple.__new__(Decoded, (id, topic, key, kind, channel, created_at, run_id, None if headers is None else _headers(from_json(headers)), data))
+        fields = (id, topic, key, kind, channel, created_at, run_id, None if headers is None else _headers(from_json(headers)), data)
+        return tuple.__new__(Decoded, fields)  # pyright: ignore[reportUnknownMemberType]  # half the cost of calling the class, on every frame
 
 
 _ID = b'{"id":"'

@@ -32,7 +32,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, TypeGuard
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
@@ -106,7 +106,7 @@ _Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 class Settings(BaseModel):
     """What :func:`load_settings` found, with defaults for the rest."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     url: Annotated[SecretStr, AfterValidator(_not_empty)]
     """The transport's URL, which may hold a password."""

@@ -133,7 +133,7 @@ class InvalidPayload(FanwireError, ValueError):
         super().__init__(channel, topic, errors)
         self.channel = channel
         self.topic = topic
-        self.errors = tuple(errors)
+        self.errors: tuple[FieldError, ...] = tuple(errors)
 
     def __str__(self) -> str:
         faults = "; ".join(f"{e.location}: {e.message}" if e.location else e.message for e in self.errors)
@@ -263,7 +263,7 @@ class PartialPublish(FanwireError):
 
     def __init__(self, results: Sequence[Receipt | FanwireError]) -> None:
         super().__init__(results)
-        self.results = tuple(results)
+        self.results: tuple[Receipt | FanwireError, ...] = tuple(results)
 
     def __str__(self) -> str:
         refused = [r for r in self.results if isinstance(r, FanwireError)]

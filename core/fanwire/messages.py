@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from zlib import crc32
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeGuard, TypeVar, final
+from zlib import crc32
 
 from .errors import DeclarationError, InvalidPayload
 from .schemas import field_errors
@@ -48,7 +48,7 @@ class Cursor(NamedTuple):
         """
         epoch, offset, mark = (["", "", "", *text.rsplit(":", 2)])[-3:]
         digits = offset.isascii() and offset.isdigit() and len(offset) <= 20
-        if not epoch or not digits or not (mark == "-" or len(mark) == 8 and all(c in "0123456789abcdef" for c in mark)):
+        if not epoch or not digits or not (mark == "-" or (len(mark) == 8 and all(c in "0123456789abcdef" for c in mark))):
             raise ValueError(f"not a cursor: {text[:80]!r} (expected epoch:offset:mark, as str(cursor) gives it)")
         return cls(epoch, int(offset), None if mark == "-" else mark)
 
@@ -195,7 +195,8 @@ class RawMessage:
             InvalidPayload: the schema refuses the payload.
         """
         if (ref.channel, ref.topic) != (self.channel, self.topic):
-            raise DeclarationError(f"this message is of topic {self.topic!r} on {self.channel!r}, not of {ref!r}: compare with is_topic(message, ref) first")
+            this = f"topic {self.topic!r} on {self.channel!r}"
+            raise DeclarationError(f"this message is of {this}, not of {ref!r}: compare with is_topic(message, ref) first")
         try:
             return ref.schema.load(self.json)
         except Exception as error:  # a schema may raise anything
@@ -284,5 +285,3 @@ def is_topic(message: Message[Any] | Gap, ref: TopicRef[T], /) -> TypeGuard[Mess
     type.
     """
     return isinstance(message, Message) and message.topic == ref.topic and message.channel == ref.channel
-
-

@@ -27,12 +27,13 @@ def unpack(first: object) -> Outgoing[Any]:  # Any: a payload of any topic
         DeclarationError: it is not.
     """
     if isinstance(first, Outgoing):
-        return first
+        return first  # pyright: ignore[reportUnknownVariableType]  # an isinstance cannot tell the parameter, and a cast would cost a call
     raise DeclarationError(not_a_ref("publish()", first))
 
 
 def not_a_ref(where: str, value: object) -> str:
     """Say why ``value`` is no TopicRef and what to pass instead."""
+    kind = type(value).__name__
     wanted = f"{where} takes a topic of a channel, such as chat.status, and its data"
     if isinstance(value, TopicRef):
         return f"{wanted}: no data was given for {value!r}"
@@ -40,7 +41,7 @@ def not_a_ref(where: str, value: object) -> str:
         return f"{wanted}; {value!r} is a declaration: make an instance of its channel first, such as AgentChat(thread_id=...).{value.name}"
     if isinstance(value, Channel) or (isinstance(value, type) and issubclass(value, Channel)):
         return f"{wanted}; {value!r} is a channel: choose one of its topics"
-    return f"{wanted}; got {type(value).__name__}"
+    return f"{wanted}; got {kind}"
 
 
 def encode(

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar, final, overload
 
 import anyio
 
-from .capabilities import Capabilities
 from .channels import ChannelLike
 from .clock import SYSTEM_CLOCK, Clock
 from .codec import ENVELOPE, Codec
-from .errors import Closed, ConfigError, DeclarationError, FanwireError, PartialPublish, Timeout, Unavailable, Unsupported, WrongLoop
+from .errors import ConfigError, DeclarationError, FanwireError, PartialPublish, Timeout, Unavailable, Unsupported
 from .events import ConnectionEvent, ConnectionState, InvalidMessage, RealtimeStats
-from .hub.connection import EventQueue
-from .hub.engine import Engine, fresh
+from .hub.engine import fresh
 from .hub.join import history_starts, read_history
-from .hub.lanes import Lanes, Prepared
-from .hub.log import Interest
-from .hub.waiter import checkpoint, current_loop
+from .hub.lanes import Prepared
+from .hub.waiter import checkpoint
 from .messages import Message, Receipt, Start
 from .outgoing import MARGIN, check, encode, not_a_ref, refused, unpack
 from .requests import check_start, interest_of
+from .session import Session
 from .subscription import OnGap, Request, Subscription
 from .topics import Outgoing, TopicRef
 from .transport import Transport
@@ -45,35 +40,16 @@ F = TypeVar("F")
 G = TypeVar("G")
 H = TypeVar("H")
 
-logger = logging.getLogger("fanwire")
+_logger = logging.getLogger("fanwire")
 
 _FAIR = 64
 """Publishes that did not suspend after which other tasks get a turn."""
 
-_NOTHING: Final = object()
-_FORKED: Final = object()
-
-
-_open: weakref.WeakSet[Realtime] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    """In the child of a fork: what is open belongs to the parent."""
-    for realtime in _open:
-        realtime._loop = _FORKED  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # this module's own
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-
-
-def _log_invalid(message: InvalidMessage) -> None:
-    where = f"channel {message.channel!r}" if message.topic is None else f"topic {message.topic!r} of channel {message.channel!r}"
-    logger.warning("skipped an invalid message of %d bytes on %s: %s", len(message.frame), where, message.reason)
+_NO_DATA: Final = object()
 
 
 @final
-class Realtime:
+class Realtime(Session):
     """Typed realtime channels over one transport.
 
     Enter it once per process and event loop, and share it::
@@ -128,25 +104,21 @@ class Realtime:
         missing = transport.capabilities.missing(require)
         if missing:
             raise Unsupported(f"the {transport.name} transport with these options does not declare: {', '.join(missing)}")
-        self.timeout = timeout
-        self.connect_timeout = connect_timeout
-        self._transport = transport
+        super().__init__(
+            transport,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            buffer_bytes=buffer_bytes,
+            buffer_bytes_total=buffer_bytes_total,
+            linger=linger,
+            on_invalid=on_invalid or _log_invalid,
+            codec=codec,
+            clock=clock,
+        )
         self._buffer = buffer
-        self._buffer_bytes = buffer_bytes
-        self._buffer_bytes_total = buffer_bytes_total
-        self._linger = linger
-        self._on_invalid = on_invalid or _log_invalid
-        self._codec = codec
-        self._clock = clock
         self._max_payload = transport.capabilities.max_payload or sys.maxsize
         self._roomy = self._max_payload - MARGIN
-        self._engine: Engine | None = None
-        self._lanes: Lanes
-        self._current_loop: Callable[[], object] = _no_loop
-        self._loop: object = _NOTHING
-        """The event loop it is open in; anything else sends every call to :meth:`_usable`, which refuses it."""
         self._turn = 0
-        self._closing: anyio.Event | None = None
 
     @classmethod
     def from_url(cls, url: str, /, *, options: Mapping[str, object] | None = None, **settings: Any) -> Self:  # Any: checked by the constructor
@@ -196,115 +168,6 @@ class Realtime:
             **objects,
         )
 
-    def __repr__(self) -> str:
-        state = "not open" if self._engine is None else self._engine.connection.state.value
-        return f"<Realtime {self._transport.name} {state}>"
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the transport declares with its options."""
-        return self._transport.capabilities
-
-    def native(self, kind: type[T], /) -> T:
-        """Return the transport client's own object of type ``kind``, for what fanwire does not cover.
-
-        Raises:
-            Unsupported: there is none of that type; the text names those there are.
-        """
-        return self._transport.native(kind)
-
-    # ------------------------------------------------------------------ lifetime
-
-    async def __aenter__(self) -> Self:
-        """Connect.
-
-        Raises:
-            ConnectFailed: no connection was made within ``connect_timeout``.
-            Unauthenticated: the broker refuses the credentials.
-            Closed: it is open already, or was closed.
-        """
-        if self._engine is not None:
-            raise Closed("this Realtime was entered before: make another one")
-        engine = self._engine = Engine(
-            self._transport,
-            codec=self._codec,
-            clock=self._clock,
-            on_invalid=self._on_invalid,
-            connect_timeout=self.connect_timeout,
-            linger=self._linger,
-            buffer_bytes_total=self._buffer_bytes_total,
-            hold_bytes=self._buffer_bytes,
-        )
-        try:
-            await engine.open()
-        except BaseException:
-            self._closing = anyio.Event()
-            self._closing.set()
-            raise
-        self._current_loop = current_loop()
-        self._loop = self._current_loop()
-        self._lanes = engine.lanes
-        _open.add(self)
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        # A broken body has nothing to wait for politely.
-        await self.aclose(0.0 if kind is not None and not issubclass(kind, Exception) else 10.0)
-
-    async def aclose(self, deadline: float = 10.0) -> None:
-        """Refuse new work, send what was accepted, end iterators behind what is queued, and close. Idempotent.
-
-        It cannot promise that other processes have received anything.
-
-        Args:
-            deadline: Seconds to wait for messages that are still to be sent; the rest fails with ``Closed``.
-
-        Raises:
-            WrongLoop: it is open in another event loop or process.
-        """
-        engine = self._engine
-        if engine is None:
-            return
-        if self._closing is not None:
-            await self._closing.wait()
-            return
-        self._same_loop()
-        self._closing = anyio.Event()
-        self._loop = _NOTHING
-        try:
-            await engine.close(deadline)
-        finally:
-            self._closing.set()
-
-    def _usable(self) -> Engine:
-        """Return the engine, or say why there is none to use.
-
-        Raises:
-            Closed: it is not open.
-            WrongLoop: it is open in another event loop or process.
-            FanwireError: the connection was given up.
-        """
-        engine = self._engine
-        if self._closing is not None:
-            raise Closed("this Realtime is closed")
-        if engine is None or self._loop is _NOTHING:
-            raise Closed("this Realtime is not open: use `async with Realtime.from_url(...) as rt:`")
-        self._same_loop()
-        if engine.failure is not None:
-            raise fresh(engine.failure)
-        return engine
-
-    def _same_loop(self) -> None:
-        if self._loop is _FORKED:
-            raise WrongLoop("this Realtime was opened before the process forked: open one in each process")
-        try:
-            here = self._current_loop()
-        except RuntimeError:
-            here = None
-        if here is not self._loop:
-            where = "no event loop runs here" if here is None else "this is another one"
-            raise WrongLoop(f"a Realtime belongs to the event loop it was entered in, and {where}; open one per event loop")
-
     # ------------------------------------------------------------------ publishing
 
     @overload
@@ -317,8 +180,8 @@ class Realtime:
     ) -> Receipt: ...
     async def publish(
         self,
-        ref: TopicRef[Any] | Outgoing[Any],  # Any: bound by the overloads
-        data: object = _NOTHING,
+        ref: Any,  # Any: a TopicRef or an Outgoing, bound by the overloads; to tell a checker which would cost a call below
+        data: object = _NO_DATA,
         /,
         *,
         key: str | None = None,
@@ -346,8 +209,8 @@ class Realtime:
             ConnectionLost: the connection broke and the outcome is unknown. Retried by itself where a repeat would be suppressed.
             Closed: this Realtime is not open.
         """
-        if data is _NOTHING or ref.__class__ is not TopicRef:
-            outgoing = unpack(ref) if data is _NOTHING else _not_a_ref(ref)
+        if data is _NO_DATA or ref.__class__ is not TopicRef:
+            outgoing = unpack(ref) if data is _NO_DATA else _not_a_ref(ref)
             ref, data = outgoing.ref, outgoing.data
             key = outgoing.key if key is None else key
             headers = outgoing.headers if headers is None else headers
@@ -379,7 +242,8 @@ class Realtime:
             await checkpoint()
         return receipt
 
-    async def publish_many(self, messages: Iterable[Outgoing[Any]], /, *, timeout: float | None = None) -> Sequence[Receipt]:  # Any: of several topics
+    # Any: messages of several topics
+    async def publish_many(self, messages: Iterable[Outgoing[Any]], /, *, timeout: float | None = None) -> Sequence[Receipt]:
         """Publish several messages in one round trip, in order.
 
         All of them are validated before any is sent.
@@ -400,19 +264,18 @@ class Realtime:
         """
         engine = self._usable()
         lanes = engine.lanes
+        stamp = lanes.stamp()
         prepared: list[Prepared] = []
         for message in messages:
             if not isinstance(message, Outgoing):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
                 _not_outgoing(message)
-            encoded = encode(message.ref, message.data, message.key, message.headers, self._max_payload)
-            prepared.append(Prepared(message.ref, encoded, lanes.stamp(), message.key, message.headers, None))
+            ref, key, headers = message.ref, message.key, message.headers
+            encoded = encode(ref, message.data, key, headers, self._max_payload)
+            fields = (ref, encoded, stamp, key, headers, None)
+            prepared.append(tuple.__new__(Prepared, fields))  # pyright: ignore[reportUnknownMemberType]  # half the cost of calling the class
         if not prepared:
             return []
-        results = lanes.now_many(prepared)
-        if len(results) < len(prepared):
-            results += await lanes.send(prepared[len(results) :], self.timeout if timeout is None else timeout)
-        else:
-            await checkpoint()
+        results = await lanes.send_many(prepared, self.timeout if timeout is None else timeout)
         receipts = [result for result in results if isinstance(result, Receipt)]
         if len(receipts) == len(results):
             return receipts
@@ -422,156 +285,64 @@ class Realtime:
 
     # ------------------------------------------------------------------ subscribing
 
+    # One argument a line, as the formatter has it, would make each of these eleven overloads as long as a method.
+    # fmt: off
     @overload
     def subscribe(
-        self,
-        a: TopicRef[A],
-        /,
-        *,
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, a: TopicRef[A], /, *,
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[A]]: ...
     @overload
     def subscribe(
-        self,
-        a: TopicRef[A],
-        b: TopicRef[B],
-        /,
-        *,
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, a: TopicRef[A], b: TopicRef[B], /, *,
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[A | B]]: ...
     @overload
     def subscribe(
-        self,
-        a: TopicRef[A],
-        b: TopicRef[B],
-        c: TopicRef[C],
-        /,
-        *,
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, a: TopicRef[A], b: TopicRef[B], c: TopicRef[C], /, *,
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[A | B | C]]: ...
     @overload
     def subscribe(
-        self,
-        a: TopicRef[A],
-        b: TopicRef[B],
-        c: TopicRef[C],
-        d: TopicRef[D],
-        /,
-        *,
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, a: TopicRef[A], b: TopicRef[B], c: TopicRef[C], d: TopicRef[D], /, *,
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[A | B | C | D]]: ...
     @overload
     def subscribe(
-        self,
-        a: TopicRef[A],
-        b: TopicRef[B],
-        c: TopicRef[C],
-        d: TopicRef[D],
-        e: TopicRef[E],
-        /,
-        *,
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, a: TopicRef[A], b: TopicRef[B], c: TopicRef[C], d: TopicRef[D], e: TopicRef[E], /, *,
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[A | B | C | D | E]]: ...
     @overload
     def subscribe(
-        self,
-        a: TopicRef[A],
-        b: TopicRef[B],
-        c: TopicRef[C],
-        d: TopicRef[D],
-        e: TopicRef[E],
-        f: TopicRef[F],
-        /,
-        *,
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, a: TopicRef[A], b: TopicRef[B], c: TopicRef[C], d: TopicRef[D], e: TopicRef[E], f: TopicRef[F], /, *,
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[A | B | C | D | E | F]]: ...
     @overload
     def subscribe(
-        self,
-        a: TopicRef[A],
-        b: TopicRef[B],
-        c: TopicRef[C],
-        d: TopicRef[D],
-        e: TopicRef[E],
-        f: TopicRef[F],
-        g: TopicRef[G],
-        /,
-        *,
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, a: TopicRef[A], b: TopicRef[B], c: TopicRef[C], d: TopicRef[D], e: TopicRef[E], f: TopicRef[F], g: TopicRef[G], /, *,
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[A | B | C | D | E | F | G]]: ...
     @overload
     def subscribe(
-        self,
-        a: TopicRef[A],
-        b: TopicRef[B],
-        c: TopicRef[C],
-        d: TopicRef[D],
-        e: TopicRef[E],
-        f: TopicRef[F],
-        g: TopicRef[G],
-        h: TopicRef[H],
-        /,
-        *,
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, a: TopicRef[A], b: TopicRef[B], c: TopicRef[C], d: TopicRef[D], e: TopicRef[E], f: TopicRef[F], g: TopicRef[G], h: TopicRef[H], /, *,
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[A | B | C | D | E | F | G | H]]: ...
     @overload
     def subscribe(
-        self,
-        first: TopicRef[T],
-        /,
-        *refs: TopicRef[T],
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, first: TopicRef[T], /, *refs: TopicRef[T],
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[T]]: ...
     @overload
     def subscribe(  # Any: more than eight topics of different payloads
-        self,
-        first: TopicRef[Any],
-        /,
-        *refs: TopicRef[Any],
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, first: TopicRef[Any], /, *refs: TopicRef[Any],
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[Any]]: ...
     @overload
     def subscribe(  # Any: a channel's topics are of several payloads
-        self,
-        channel: ChannelLike | str,
-        /,
-        *,
-        topics: Iterable[str] | None = ...,
-        start: Start = ...,
-        on_gap: OnGap = ...,
-        buffer: int | None = ...,
-        buffer_bytes: int | None = ...,
+        self, channel: ChannelLike | str, /, *, topics: Iterable[str] | None = ...,
+        start: Start = ..., on_gap: OnGap = ..., buffer: int | None = ..., buffer_bytes: int | None = ...,
     ) -> Subscription[Message[Any]]: ...
+    # fmt: on
     def subscribe(
         self,
         *targets: TopicRef[Any] | ChannelLike | str,  # Any: bound by the overloads
@@ -658,41 +429,18 @@ class Realtime:
     # ------------------------------------------------------------------ figures
 
     @asynccontextmanager
-    async def events(self) -> AsyncIterator[AsyncIterator[ConnectionEvent]]:
+    async def events(self) -> AsyncGenerator[AsyncIterator[ConnectionEvent]]:
         """Follow the connection: ``async with rt.events() as events: async for event in events``.
 
         Begins with the present state, ends behind ``closed``. Of more than 256 events that were not taken the oldest are given up.
         """
-        engine = self._usable()
-        queue = EventQueue(engine.new_waiter)
-        connection = engine.connection
-        queue.put(ConnectionEvent(connection.state, self._clock.time(), 0, connection.error))
-        connection.listeners[queue] = None
-        try:
-            yield queue
-        finally:
-            del connection.listeners[queue]
+        with self._usable().events() as events:
+            yield events
 
     def stats(self) -> RealtimeStats:
         """Return this Realtime's counters since it was entered; all 0 before."""
         engine = self._engine
-        if engine is None:
-            return RealtimeStats(ConnectionState.CLOSED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-        hub, lanes = engine.hub, engine.lanes
-        return RealtimeStats(
-            state=engine.connection.state,
-            connections=engine.connection.connections,
-            channels=len(hub.channels),
-            subscriptions=engine.subscriptions,
-            logs=len(hub.logs),
-            published=lanes.published,
-            publishing=lanes.waiting,
-            received=hub.received,
-            duplicates=hub.duplicates,
-            invalid=hub.invalid,
-            gaps=hub.gaps,
-            buffered_bytes=hub.budget.used,
-        )
+        return RealtimeStats(ConnectionState.CLOSED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) if engine is None else engine.stats()
 
     async def ping(self) -> float:
         """Make a round trip to the broker, through the path that messages take; return its seconds.
@@ -711,8 +459,9 @@ class Realtime:
         raise Timeout(f"{self._transport.name}: no answer to a ping within {self.timeout:g} s")
 
 
-def _no_loop() -> object:
-    raise RuntimeError("not open")
+def _log_invalid(message: InvalidMessage) -> None:
+    where = f"channel {message.channel!r}" if message.topic is None else f"topic {message.topic!r} of channel {message.channel!r}"
+    _logger.warning("skipped an invalid message of %d bytes on %s: %s", len(message.frame), where, message.reason)
 
 
 def _not_a_ref(value: object) -> NoReturn:
@@ -720,5 +469,6 @@ def _not_a_ref(value: object) -> NoReturn:
 
 
 def _not_outgoing(value: object) -> NoReturn:
+    kind = type(value).__name__
     hint = "such as chat.status(data)" if not isinstance(value, tuple) else "ref(data) in place of (ref, data)"
-    raise DeclarationError(f"publish_many() takes messages made by calling a topic, {hint}; got {type(value).__name__}")
+    raise DeclarationError(f"publish_many() takes messages made by calling a topic, {hint}; got {kind}")

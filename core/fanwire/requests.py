@@ -51,10 +51,11 @@ def interest_of(
     """
     if buffer < 1 or buffer_bytes < 1:
         raise ValueError(f"{where}: buffer and buffer_bytes must be at least 1, got {buffer} and {buffer_bytes}")
-    if all(isinstance(target, TopicRef) for target in targets) and targets:
+    refs = [target for target in targets if isinstance(target, TopicRef)]
+    if refs and len(refs) == len(targets):
         if topics is not None:
-            raise DeclarationError(f"{where}: topics= chooses among a channel's topics; it does not go with topics such as {targets[0]!r}")
-        wanted = _of_refs(targets, where)
+            raise DeclarationError(f"{where}: topics= chooses among a channel's topics; it does not go with topics such as {refs[0]!r}")
+        wanted = _of_refs(refs, where)
     elif len(targets) == 1:
         wanted = _of_channel(targets[0], topics, where)
     else:
@@ -63,10 +64,9 @@ def interest_of(
     return Interest(wanted, raw=False, buffer=buffer, buffer_bytes=buffer_bytes)
 
 
-def _of_refs(refs: tuple[object, ...], where: str) -> Wanted:
+def _of_refs(refs: Iterable[TopicRef[Any]], where: str) -> Wanted:  # Any: topics of any payload
     wanted: dict[str, dict[str, Schema[Any]]] = {}
     for ref in refs:
-        assert isinstance(ref, TopicRef)
         schemas = wanted.setdefault(ref.channel, {})
         if schemas.setdefault(ref.topic, ref.schema) is not ref.schema:
             raise ValueError(f"{where}: {ref!r} is given twice, with different schemas")

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 from dataclasses import dataclass, replace
 from itertools import islice
 from operator import length_hint
-from types import TracebackType
+from types import AsyncGeneratorType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, cast, final
 
 from .errors import Closed, MessagesLost, Unavailable
@@ -81,7 +81,7 @@ class Subscription(Generic[Item_co]):
         self._request = request
         self._engine: Engine | None = None
         self._log: InterestLog | None = None
-        self._stream: AsyncGenerator[Item_co, None] | None = None
+        self._stream: AsyncGeneratorType[Item_co, None] | None = None
         self._chunk: Iterator[Item] = iter(())
         self._gap_chunk: Iterator[Item] | None = None
         self._join: Join | None = None
@@ -95,7 +95,7 @@ class Subscription(Generic[Item_co]):
         self._lost = 0
         self._gaps = 0
         self._invalid = 0
-        self.position = 0
+        self.position: int = 0
         """Index of the next log entry to take. For the hub."""
 
     def __repr__(self) -> str:
@@ -161,10 +161,11 @@ class Subscription(Generic[Item_co]):
         engine.subscriptions += 1
         try:
             await engine.ready(log, self._realtime.connect_timeout)
+            log.decode()  # invalid entries before this place would otherwise be taken out later, and the place would move on past valid ones
+            log.decode()
             self._invalid = log.invalid
             if self._request.start.kind == "live":
-                self.position = log.end
-                log.cursors[self] = None
+                log.enter(self)
             else:
                 self._join = engine.join(log, self, history_starts(self._request.start, log.channels))
                 self._rest = await self._join.open()
@@ -202,7 +203,7 @@ class Subscription(Generic[Item_co]):
             raise Closed("this subscription is closed: call rt.subscribe(...) for another one")
         stream = self._stream
         if stream is None:
-            stream = self._stream = cast("AsyncGenerator[Item_co, None]", self._iterate(self._log, self._new_waiter))
+            stream = self._stream = cast("AsyncGeneratorType[Item_co, None]", self._iterate(self._log, self._new_waiter))
         return stream
 
     async def __anext__(self) -> Item_co:
@@ -219,7 +220,10 @@ class Subscription(Generic[Item_co]):
         assert self._engine is not None
         return self._engine.new_waiter
 
-    async def _iterate(self, log: InterestLog, new_waiter: Callable[[], Waiter]) -> AsyncGenerator[Item, None]:
+    # In one piece, because every message comes through here.
+    async def _iterate(  # noqa: C901, PLR0912
+        self, log: InterestLog, new_waiter: Callable[[], Waiter]
+    ) -> AsyncGenerator[Item, None]:
         """The fast path: a generator over this object's state, so that nothing is lost when it is thrown away.
 
         A generator yields a third faster than ``__anext__`` returns. It is kept and closed on exit: left to the garbage collector, it would need a task to be closed in.
@@ -256,7 +260,8 @@ class Subscription(Generic[Item_co]):
                         # As _take() does it, which is saved here in all common cases.
                         self.position = end
                         self._taken += end - position
-                        chunk = self._chunk = iter(log.entries[position - log.base :])
+                        found: list[Item] = log.entries[position - log.base :]  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]  # parsed
+                        chunk = self._chunk = iter(found)
                         for item in chunk:
                             yield item
                         if self._chunk is not chunk:

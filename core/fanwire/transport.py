@@ -40,7 +40,7 @@ T = TypeVar("T")
 class TransportOptions(BaseModel):
     """Base of every transport's options: what a URL's query or the configuration may set. Secrets are ``SecretStr``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     url: SecretStr = Field(default=SecretStr(""), repr=False)
     """The URL without its query, for the transport to take apart."""

@@ -44,7 +44,7 @@ _REMEDIES: Final[tuple[tuple[type[FanwireError], str], ...]] = (
 )
 """What to do about errors whose text cannot know it. The others say it themselves."""
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app: typer.Typer = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @final

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol, final
+from typing import ClassVar, Literal, Protocol, final
 
 import anyio
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +21,7 @@ from ..channels import Channel
 from ..messages import Gap, Message
 from ..realtime import Realtime
 from ..subscription import Subscription
-from ..topics import topic
+from ..topics import Topic, topic
 from .document import Document, split_tokens
 
 __all__ = ("AgentChat", "Conversation", "DemoResult", "Reader", "Row", "Status", "Token", "View", "run_demo")
@@ -33,7 +33,7 @@ _THINKING_TOKENS = 200
 class Status(BaseModel):
     """What the agent is doing."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     number: int
     """0, 1, 2 in the order of publishing."""
@@ -51,7 +51,7 @@ class Status(BaseModel):
 class Token(BaseModel):
     """A piece of the reply."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     number: int
     """0, 1, 2, ... in the order of publishing."""
@@ -64,8 +64,8 @@ class AgentChat(Channel, name="agent-chat:{thread_id}"):
     """The conversation of one thread."""
 
     thread_id: str
-    status = topic(Status)
-    tokens = topic(Token)
+    status: ClassVar[Topic[Status]] = topic(Status)
+    tokens: ClassVar[Topic[Token]] = topic(Token)
 
 
 TopicName = Literal["status", "tokens"]
@@ -77,7 +77,7 @@ _TOKENS: TopicName = "tokens"
 class Row(BaseModel):
     """What became of one subscriber's messages."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     subscriber: str
     published: int
@@ -107,7 +107,7 @@ class Row(BaseModel):
 class DemoResult(BaseModel):
     """The outcome of the job."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     verdict: Literal["passed", "failed"]
     """``passed`` if every subscriber received exactly what was published, else ``failed``."""
@@ -156,11 +156,11 @@ class Conversation:
 
     def __init__(self, document: Document, view: View) -> None:
         self.document = document
-        self.pieces = split_tokens(document.text)
-        self.chat = AgentChat(thread_id=uuid.uuid4().hex[:8])
+        self.pieces: Sequence[str] = split_tokens(document.text)
+        self.chat: AgentChat = AgentChat(thread_id=uuid.uuid4().hex[:8])
         self.statuses: list[Status] = []
         self.sent: dict[TopicName, list[int]] = {_STATUS: [], _TOKENS: []}
-        self.readers = (
+        self.readers: tuple[Reader, Reader, Reader] = (
             Reader(self, view, "status", (_STATUS,)),
             Reader(self, view, "tokens", (_TOKENS,)),
             Reader(self, view, "both", (_STATUS, _TOKENS)),
@@ -195,12 +195,12 @@ class Reader:
     def __init__(self, conversation: Conversation, view: View, name: str, topics: tuple[TopicName, ...]) -> None:
         self.name = name
         self.topics = topics
-        self.expected = sum(conversation.expected(topic) for topic in topics)
-        self.delivered = 0
+        self.expected: int = sum(conversation.expected(topic) for topic in topics)
+        self.delivered: int = 0
         self.statuses: list[Status] = []
         self.parts: list[str] = []
         self.gaps: list[Gap] = []
-        self.finished = anyio.Event()
+        self.finished: anyio.Event = anyio.Event()
         self._conversation = conversation
         self._view = view
         self._open = set(topics)

@@ -39,8 +39,8 @@ class Connection:
     """The state of one Realtime's connection, and who wants to hear of it."""
 
     def __init__(self, hub: Hub, transport: Transport, clock: Clock, *, connect_timeout: float) -> None:
-        self.state = ConnectionState.CONNECTING
-        self.connections = 0
+        self.state: ConnectionState = ConnectionState.CONNECTING
+        self.connections: int = 0
         self.error: FanwireError | None = None
         """Why the last attempt failed; kept when given up."""
         self.on_change: list[Callable[[bool], None]] = []

@@ -9,7 +9,7 @@ from ..capabilities import Capabilities
 from ..messages import Cursor, GapReason
 from ..transport import HistoryEntry, HistoryPage
 
-__all__ = ("Continuity", "Fault", "Verdict", "caught_up", "judge", "verify")
+__all__ = ("Continuity", "Fault", "Links", "Verdict", "caught_up", "judge", "missing", "verify")
 
 Links = Literal["none", "previous", "contiguous"]
 
@@ -131,7 +131,7 @@ class Continuity:
     suppress them.
     """
 
-    __slots__ = ("_counters", "_count", "_ids", "_keys", "_suppress")
+    __slots__ = ("_count", "_counters", "_ids", "_keys", "_suppress")
 
     def __init__(self, capabilities: Capabilities) -> None:
         self._count = capabilities.ordering != "none"

@@ -122,5 +122,3 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
         record.overflowed = False
     record.loss = None
     hub.go_live(record, Event.REPAIRED)
-
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 from ..clock import Clock
@@ -43,7 +44,7 @@ def history_starts(start: Start, channels: tuple[str, ...]) -> Mapping[str, Hist
             raise ValueError(f"Start.after() needs one cursor per channel: missing {missing}, not subscribed {unknown}")
         return value
     if isinstance(value, Cursor):
-        if len(channels) > 1:
+        if len(channels) != 1:
             raise ValueError(f"one cursor cannot stand for {len(channels)} channels: use Start.after({{channel.name: cursor, ...}})")
         return {channels[0]: value}
     if isinstance(value, datetime):
@@ -53,7 +54,8 @@ def history_starts(start: Start, channels: tuple[str, ...]) -> Mapping[str, Hist
 
 def expired(channel: str, cursor: Cursor, fault: Fault) -> CursorExpired:
     """Make the error for a cursor that history cannot continue from."""
-    return CursorExpired(f"channel {channel!r} can no longer be resumed after {cursor} ({fault.reason.value}): start with Start.EARLIEST or Start.LIVE instead")
+    why = fault.reason.value
+    return CursorExpired(f"channel {channel!r} can no longer be resumed after {cursor} ({why}): start with Start.EARLIEST or Start.LIVE instead")
 
 
 @final
@@ -92,14 +94,17 @@ class Seam:
 class Join:
     """One subscription's way through history."""
 
-    def __init__(self, hub: Hub, transport: SupportsHistory, clock: Clock, log: InterestLog, cursor: LogCursor, starts: Mapping[str, HistoryStart]) -> None:
+    def __init__(
+        self, hub: Hub, transport: SupportsHistory, clock: Clock, log: InterestLog, cursor: LogCursor, starts: Mapping[str, HistoryStart]
+    ) -> None:
         self._hub = hub
         self._log = log
         self._cursor = cursor
         self._starts = starts
         links = hub.capabilities.links
         self._readers = {
-            channel: HistoryReader(transport, channel, links, clock, start if isinstance(start, Cursor) else None) for channel, start in starts.items()
+            channel: HistoryReader(transport, channel, links, clock, start if isinstance(start, Cursor) else None)
+            for channel, start in starts.items()
         }
         self._due = dict.fromkeys(self._readers)
         """Channels to read next."""
@@ -116,7 +121,7 @@ class Join:
         for channel, reader in self._readers.items():
             start = self._starts[channel]
             if isinstance(start, Cursor):
-                fault, entries = await reader.next(lambda channel=channel: self._position(channel))
+                fault, entries = await reader.next(partial(self._position, channel))
                 if fault is not None:
                     raise expired(channel, start, fault)
             else:
@@ -152,8 +157,8 @@ class Join:
         if self._pinned and self._cursor.position >= log.first:
             return Seam({channel: reader.after for channel, reader in self._readers.items()}, self._seen)
         self._pinned = True
-        self._cursor.position = log.end
-        log.cursors[self._cursor] = None
+        log.decode()  # as a subscription does it before it takes its place
+        log.enter(self._cursor)
         self._due = {channel: None for channel, reader in self._readers.items() if not self._knows_all(reader)}
         return None if self._due else Seam({channel: reader.after for channel, reader in self._readers.items()}, self._seen)
 

@@ -18,9 +18,12 @@ from .waiter import Waiter
 if TYPE_CHECKING:
     from .states import ChannelRecord
 
-__all__ = ("CHUNK", "Budget", "Interest", "InterestLog", "Item", "LogCursor")
+__all__ = ("CHUNK", "Budget", "Entry", "Interest", "InterestLog", "Item", "LogCursor")
 
-Item = Message[Any] | MutableMessage[Any] | RawMessage | Gap  # Any: a log carries messages of several topics
+Item = Message[Any] | RawMessage | Gap  # Any: a log carries messages of several topics
+
+Entry = Item | MutableMessage[Any]
+"""What is pushed: a message may still have to be parsed. ``Any``: its payload, or what that is to be made of."""
 
 
 class InvalidMessage(MutableMessage[Any]):  # Any: any payload
@@ -75,8 +78,8 @@ class Budget:
     __slots__ = ("limit", "shrink", "used")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
+        self.limit: int = limit
+        self.used: int = 0
         self.shrink: Callable[[], None] = lambda: None
         """Called when ``used`` passes ``limit``: makes the largest log give up its oldest entries."""
 
@@ -115,30 +118,32 @@ class InterestLog:
     )
 
     def __init__(self, interest: Interest, budget: Budget, refused: Refused = _ignore) -> None:
-        self.interest = interest
-        self.channels = tuple(interest.topics)
-        self.budget = budget
+        self.interest: Interest = interest
+        self.channels: tuple[str, ...] = tuple(interest.topics)
+        self.budget: Budget = budget
         self._refused = refused
-        self.entries: list[Item] = []
+        self.entries: list[Entry] = []
         self.sizes: list[int] = []
-        self.base = self.floor = self.end = 0
-        self.bytes = 0
+        self.base: int = 0
+        self.floor: int = 0
+        self.end: int = 0
+        self.bytes: int = 0
         """Of the entries from ``floor`` up to ``counted``."""
-        self.counted = 0
-        self.decoded = 0
+        self.counted: int = 0
+        self.decoded: int = 0
         """Entries below are parsed. Nobody takes one above."""
-        self.sweep_at = CHUNK
-        self.large = interest.buffer_bytes // (8 * CHUNK)
+        self.sweep_at: int = CHUNK
+        self.large: int = interest.buffer_bytes // (8 * CHUNK)
         """Entries of more bytes are accounted for at once."""
         self.waiters: list[Waiter] = []
         self.cursors: dict[LogCursor, None] = {}
         self.gaps: list[tuple[int, int | None]] = []
         """Index and ``lost`` of the gap entries that some cursor may still have before it."""
-        self.invalid = 0
+        self.invalid: int = 0
         self.records: tuple[ChannelRecord, ...] = ()
-        self.attached = 0
+        self.attached: int = 0
         """Subscriptions that use this log, those that are not ready yet or still read history included; ``cursors`` has those that read the log."""
-        self.closed = False
+        self.closed: bool = False
         """Iterators end behind what is queued, with ``error`` if there is one."""
         self.error: FanwireError | None = None
 
@@ -147,7 +152,7 @@ class InterestLog:
         """Index of the oldest entry that may still be taken."""
         return max(self.floor, self.end - self.interest.buffer)
 
-    def push(self, item: Item, size: int) -> None:
+    def push(self, item: Entry, size: int) -> None:
         """Append ``item`` of ``size`` bytes and wake who waits."""
         waiters = self.waiters
         if waiters:
@@ -184,6 +189,12 @@ class InterestLog:
         self.closed = True
         self.wake()
 
+    def enter(self, cursor: LogCursor) -> None:
+        """Give ``cursor`` the place behind the newest entry."""
+        self.decode()  # what is dropped there must not move the place
+        cursor.position = self.end
+        self.cursors[cursor] = None
+
     def decode(self) -> None:
         """Parse the entries that nobody has looked at yet, all in one go; what cannot be parsed is dropped.
 
@@ -194,7 +205,7 @@ class InterestLog:
         good = True
         for item in self.entries[start:]:
             if item.__class__ is MutableMessage:
-                good = self._parse(item) and good
+                good = self._parse(item) and good  # pyright: ignore[reportArgumentType]  # its class was just looked at
             elif item.__class__ is InvalidMessage:
                 good = False
         if not good:
@@ -208,12 +219,12 @@ class InterestLog:
             item.__class__ = InvalidMessage
             self._refused(item.channel, item.topic, error, frame)
             return False
-        item.__class__ = Message
+        item.__class__ = Message  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  # the same slots, as CPython checks
         return True
 
     def _drop_invalid(self, start: int) -> None:
         """Take invalid messages out, behind everything that any cursor has passed."""
-        kept: list[Item] = []
+        kept: list[Entry] = []
         sizes: list[int] = []
         moved: dict[int, int] = {}
         for index in range(start, len(self.entries)):
@@ -241,7 +252,7 @@ class InterestLog:
 
     def slice(self, start: int, stop: int) -> Sequence[Item]:
         """Return the entries from index ``start`` up to ``stop``; both must be held."""
-        return self.entries[start - self.base : stop - self.base]
+        return self.entries[start - self.base : stop - self.base]  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  # parsed by now
 
     def lag_gap(self, position: int) -> tuple[Gap, int]:
         """Return the gap of a cursor that fell below the floor, and where it goes on. Gap entries given up on the way are absorbed."""

@@ -36,9 +36,9 @@ class Route:
     __slots__ = ("logs", "schema")
 
     def __init__(self, schema: Schema[Any] | None, logs: dict[InterestLog, None]) -> None:  # Any: any payload
-        self.schema = schema
+        self.schema: Schema[Any] | None = schema  # Any: any payload
         """``None``: as a RawMessage."""
-        self.logs = logs
+        self.logs: dict[InterestLog, None] = logs
 
 
 RoutingTable = dict[str | None, list[Route]]
@@ -54,10 +54,9 @@ def add_route(table: RoutingTable, channel: str, log: InterestLog) -> None:
             _enter(routes, None if log.interest.raw else ANYTHING, log)
         return
     for topic, schema in topics.items():
-        routes = table.get(topic)
-        if routes is None:
-            routes = table[topic] = [Route(route.schema, dict(route.logs)) for route in table.get(None, ())]
-        _enter(routes, None if log.interest.raw else schema, log)
+        if topic not in table:
+            table[topic] = [Route(route.schema, dict(route.logs)) for route in table.get(None, ())]
+        _enter(table[topic], None if log.interest.raw else schema, log)
 
 
 def remove_route(table: RoutingTable, log: InterestLog) -> None:

@@ -153,17 +153,17 @@ class ChannelRecord:
     )
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.phase = Phase.WANTED
-        self.refs = 0
-        self.generation = 0
+        self.name: str = name
+        self.phase: Phase = Phase.WANTED
+        self.refs: int = 0
+        self.generation: int = 0
         self.position: Cursor | None = None
         """Position of the newest message seen or accounted for; ``None`` before the first confirmation and where the transport has none."""
         self.target: Cursor | None = None
         """While repairing: history is to be read this far; what is newer is held."""
         self.loss: tuple[GapReason, int | None] | None = None
         """Why continuity ended, until it is repaired or announced."""
-        self.linger_until = 0.0
+        self.linger_until: float = 0.0
         self.logs: dict[InterestLog, None] = {}
         self.routes: RoutingTable = {}
         self.plain: PlainTopic | None = None
@@ -172,11 +172,11 @@ class ChannelRecord:
         """All topics that came lately. A cache, dropped when the routes change."""
         self.waiters: list[Waiter] | None = None
         self.held: list[HistoryEntry] | None = None
-        self.held_bytes = 0
-        self.overflowed = False
+        self.held_bytes: int = 0
+        self.overflowed: bool = False
         """Held frames were given up; history has them."""
         self.continuity: Continuity | None = None
-        self.repair = 0
+        self.repair: int = 0
         """Number of the latest repair: an older one that still runs has to stop."""
 
     def __repr__(self) -> str:
