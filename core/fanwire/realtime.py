@@ -259,7 +259,7 @@ class Realtime(Session):
             InvalidPayload: a schema refuses its data; nothing was sent.
             PayloadTooLarge: a message is larger than the transport carries; nothing was sent.
             PartialPublish: some were accepted and some not. Behind the first that was refused, none of its channel is sent.
-            Timeout: it took too long.
+            Timeout: it took too long, and none was accepted.
             Closed: this Realtime is not open.
         """
         engine = self._usable()
@@ -279,8 +279,9 @@ class Realtime(Session):
         receipts = [result for result in results if isinstance(result, Receipt)]
         if len(receipts) == len(results):
             return receipts
-        if not receipts and len(results) == 1 and isinstance(results[0], FanwireError):
-            raise fresh(results[0])
+        first = results[0]
+        if isinstance(first, FanwireError) and all(type(result) is type(first) and str(result) == str(first) for result in results):
+            raise fresh(first)  # nothing was accepted, all for one reason
         raise PartialPublish(results)
 
     # ------------------------------------------------------------------ subscribing

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from itertools import count
-from typing import ClassVar, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -29,6 +29,7 @@ __all__ = (
     "LOG",
     "NO_LINKS",
     "QUIET",
+    "WRONG",
     "Confirmations",
     "Room",
     "Toy",
@@ -39,6 +40,7 @@ __all__ = (
     "left_behind",
     "pair",
     "settle",
+    "sever",
     "subscribers",
     "take",
     "told",
@@ -141,6 +143,10 @@ def engine_of(rt: Realtime) -> Engine:
     return rt._engine
 
 
+WRONG: Any = "no number"
+"""Data that the topics of :class:`Room` refuse; ``Any`` so that no checker does."""
+
+
 def left_behind(rt: Realtime) -> dict[str, int]:
     """Count everything that subscriptions and publishes leave in an open Realtime while they last."""
     engine = engine_of(rt)
@@ -174,6 +180,16 @@ def pair(**options: int) -> tuple[MemoryTransport, MemoryTransport]:
     name = f"rules-{next(_names)}"
     settings = MemoryOptions.model_validate(options)
     return MemoryTransport(name, settings), MemoryTransport(name, settings)
+
+
+def sever(transport: MemoryTransport) -> None:
+    """Break the connection of this one transport, and leave its neighbours on the broker alone."""
+    link = transport._link
+    assert link is not None
+    broker = transport.native(MemoryBroker)
+    with broker.lock:
+        broker.disconnect_link(link)
+        link.break_()
 
 
 # ---------------------------------------------------------------------- toys
@@ -376,6 +392,7 @@ class ToyWithHistory(Toy):
 
     async def history(self, channel: str, /, *, start: HistoryStart, limit: int) -> HistoryPage:
         self.reads.append((channel, start))
+        await checkpoint()
         return await self.on_history(self.page(channel, start, limit))
 
     def page(self, channel: str, start: HistoryStart, limit: int) -> HistoryPage:

@@ -14,7 +14,7 @@ from fanwire.errors import ConnectionLost, FanwireError, InvalidPayload, Unavail
 from fanwire.hub import lanes
 from fanwire.transport import Outbound
 from fanwire_memory import MemoryTransport
-from tests.rules.support import BEST_EFFORT, COUNTERS, LOG, Room, Toy, frame_of, pair, settle, take, told, tumble, until, upto
+from tests.rules.support import BEST_EFFORT, COUNTERS, LOG, WRONG, Room, Toy, frame_of, pair, settle, take, told, tumble, until, upto
 
 pytestmark = pytest.mark.anyio
 
@@ -214,7 +214,7 @@ async def test_what_fails_validation_or_is_refused_leaves_the_others_in_order() 
         async def publisher(number: int) -> None:
             if number % 5 == 0:
                 with pytest.raises(InvalidPayload):
-                    await rt.publish(room.a, f"no number {number}")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # on purpose
+                    await rt.publish(room.a, WRONG)
             else:
                 called.append(number)
                 await rt.publish(room.a, number)

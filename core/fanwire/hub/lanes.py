@@ -89,7 +89,7 @@ class _Call:
         self.waiter: Waiter | None = None
 
     def finish(self, entry: _Entry, result: Receipt | FanwireError) -> None:
-        if entry.state is not _State.DONE:
+        if entry.state is not _State.DONE and entry.state is not _State.ABANDONED:
             entry.state = _State.DONE
             self.results[entry.index] = result
             self.open -= 1
@@ -180,9 +180,6 @@ class Lanes:
         """Publish the messages of one call and return one result each: at once as far as that goes, and queued from there on.
 
         Behind a message that was refused, nothing of its channel is sent.
-
-        Raises:
-            Timeout: that took more than ``timeout`` seconds.
         """
         results = self._now_many(messages)
         rest = messages[len(results) :]
@@ -190,8 +187,7 @@ class Lanes:
             await checkpoint()
             return results
         refused = {message.ref.channel for message, result in zip(messages, results, strict=False) if isinstance(result, FanwireError)}
-        accepted = sum(isinstance(result, Receipt) for result in results)
-        queued = iter(await self.send([message for message in rest if message.ref.channel not in refused], timeout, accepted))
+        queued = iter(await self.send([message for message in rest if message.ref.channel not in refused], timeout))
         return results + [_not_sent(message.ref.channel) if message.ref.channel in refused else next(queued) for message in rest]
 
     def _now_many(self, messages: Sequence[Prepared]) -> list[Receipt | FanwireError]:
@@ -229,17 +225,8 @@ class Lanes:
             results.append(receipt)
         return results
 
-    async def send(self, messages: Sequence[Prepared], timeout: float, accepted: int = 0) -> Sequence[Receipt | FanwireError]:
-        """Queue ``messages`` and wait until each is accepted or refused.
-
-        Args:
-            messages: All of one call, or what is left of them.
-            timeout: Seconds to wait.
-            accepted: How many messages of the call were accepted before.
-
-        Raises:
-            Timeout: that took more than ``timeout`` seconds.
-        """
+    async def send(self, messages: Sequence[Prepared], timeout: float) -> Sequence[Receipt | FanwireError]:
+        """Queue ``messages``, wait until each is accepted or refused, and return one result each; ``Timeout`` for what took more than ``timeout`` seconds."""
         if self._failure is not None:
             raise self._failure
         call = _Call(messages)
@@ -257,28 +244,24 @@ class Lanes:
                     call.waiter = self._new_waiter()
                     await call.waiter
         finally:
-            sent = self._withdraw(call) if call.open else 0
-        if not call.open:
-            return [result for result in call.results if result is not None]
-        accepted += sum(isinstance(result, Receipt) for result in call.results)
-        where = "" if self._connected else " without a connection to the broker"
-        outcome = f"{accepted} accepted, " if accepted else ""
-        outcome += f"{sent} handed to the broker, their outcome is unknown; the rest was not sent" if accepted or sent else "nothing was sent"
-        raise Timeout(f"publishing took longer than {timeout:g} s{where}: {outcome}")
+            if call.open:
+                self._withdraw(call, timeout)
+        return [result for result in call.results if result is not None]
 
-    def _withdraw(self, call: _Call) -> int:
-        """Take back what was not handed over yet; return how many were."""
-        sent = 0
+    def _withdraw(self, call: _Call, timeout: float) -> None:
+        """Give up on a call: take back what was not handed over yet."""
+        slow = f"publishing took longer than {timeout:g} s{'' if self._connected else ' without a connection to the broker'}"
         for entry in call.entries:
-            if entry.state is _State.QUEUED and entry.outbound is None:
-                entry.state = _State.ABANDONED
+            if entry.state is _State.DONE:
+                continue
+            unsent = entry.state is _State.QUEUED and entry.outbound is None
+            if unsent:
                 lane = self._lanes[entry.channel]
                 lane.entries.remove(entry)
                 self._settle(entry.channel, lane)
-            elif entry.state is not _State.DONE:
-                entry.state = _State.ABANDONED
-                sent += 1
-        return sent
+            outcome = "it was not sent" if unsent else "it was handed over, the outcome is unknown"
+            entry.call.finish(entry, Timeout(f"{slow}: {outcome}"))
+            entry.state = _State.ABANDONED
 
     async def flush(self) -> None:
         """Wait until every lane is empty."""
