@@ -90,6 +90,10 @@ class EnvelopeCodec:
 
     name = "envelope"
 
+    def __init__(self) -> None:
+        self._stamp = b""
+        """The last time stamp that was found well-formed: those of one burst are the same."""
+
     def encode(
         self,
         ref: TopicRef[Any],  # Any: the payload is encoded already
@@ -130,11 +134,15 @@ class EnvelopeCodec:
         time = quote + len(signature)
         if frame[quote:time] != signature or frame[time + 24 : time + 33] != _DATA or frame[:7] != _ID or frame[-1] != 125:  # 125 is }
             return None
-        try:
-            id = frame[7:quote].decode()
-        except UnicodeDecodeError:
+        stamp = frame[time : time + 24]
+        if stamp != self._stamp:
+            if _STAMP.fullmatch(stamp) is None:
+                return None
+            self._stamp = stamp
+        if not frame.isascii() and not _is_utf8(frame):
             return None
-        return (id, frame[time : time + 24], frame[time + 33 : -1]) if "\\" not in id and id.isprintable() else None
+        id = frame[7:quote].decode()
+        return (id, stamp, frame[time + 33 : -1]) if "\\" not in id and id.isprintable() else None
 
     def decode(self, frame: bytes, /) -> Decoded:
         """Take an envelope apart; the payload of one in the usual order is cut out, not parsed."""
@@ -147,8 +155,33 @@ class EnvelopeCodec:
             return _parse(text)
         id, topic, key, kind, channel, created_at, run_id, headers = match.groups()
         data = frame[match.end() : -1] if len(frame) == len(text) else text[match.end() : -1].encode()
-        fields = (id, topic, key, kind, channel, created_at, run_id, None if headers is None else _headers(from_json(headers)), data)
+        fields = (id, topic, key, kind, channel, _time(created_at), run_id, None if headers is None else _header_object(headers), data)
         return tuple.__new__(Decoded, fields)  # pyright: ignore[reportUnknownMemberType]  # half the cost of calling the class, on every frame
+
+
+_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _time(text: str) -> str:
+    if _RFC_3339.fullmatch(text) is None:
+        raise InvalidFrame("created_at is not an RFC 3339 time")
+    return text
+
+
+def _is_utf8(frame: bytes) -> bool:
+    try:
+        frame.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _header_object(text: str) -> Mapping[str, str]:
+    try:
+        return _headers(from_json(text))
+    except ValueError as error:
+        raise InvalidFrame(f"the member 'headers' is not JSON: {error}"[:200]) from error
 
 
 _ID = b'{"id":"'
@@ -203,7 +236,7 @@ def _parse(text: str) -> Decoded:
         key=_text(members, "key"),
         kind=_text(members, "kind") or "data",
         channel=_text(members, "channel") or "",
-        created_at=_text(members, "created_at"),
+        created_at=_time(_text(members, "created_at") or "") if "created_at" in members else None,
         run_id=_text(members, "run_id"),
         headers=_headers(members["headers"]) if "headers" in members else None,
         data=_dump(members["data"]),

@@ -10,7 +10,9 @@ from operator import length_hint
 from types import AsyncGeneratorType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, cast, final
 
-from .errors import Closed, MessagesLost, Unavailable
+import anyio
+
+from .errors import Closed, MessagesLost, Timeout, Unavailable
 from .events import SubscriptionStats
 from .hub.engine import Engine, fresh
 from .hub.join import Join, Seam, history_starts
@@ -168,11 +170,16 @@ class Subscription(Generic[Item_co]):
                 log.enter(self)
             else:
                 self._join = engine.join(log, self, history_starts(self._request.start, log.channels))
-                self._rest = await self._join.open()
+                self._rest = await self._first_pages(self._join)
         except BaseException:
             self._leave()
             raise
         return self
+
+    async def _first_pages(self, join: Join) -> Sequence[Item]:
+        with anyio.move_on_after(self._realtime.connect_timeout):
+            return await join.open()
+        raise Timeout(f"history was not read within {self._realtime.connect_timeout:g} s")
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Stop. Synchronous in effect: the broker is told later, by the Realtime."""

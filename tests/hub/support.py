@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Self, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -20,6 +21,7 @@ from fanwire.transport import Earliest, HistoryEntry, HistoryPage, HistoryStart,
 
 __all__ = (
     "BEST_EFFORT",
+    "COUNTED",
     "LINKED",
     "LOGGED",
     "ORDERED",
@@ -31,6 +33,7 @@ __all__ = (
     "entry",
     "fail",
     "frame",
+    "leaves",
     "patience",
     "until",
 )
@@ -65,6 +68,9 @@ LINKED = Capabilities(
 )
 """As Redis streams or memory: positions count, the broker suppresses repeats."""
 
+COUNTED = replace(LINKED, delivery="at_most_once", history=frozenset())
+"""Positions count, but nothing is kept."""
+
 LOGGED = Capabilities(
     delivery="at_least_once",
     ordering="channel",
@@ -93,6 +99,14 @@ async def patience(turns: int = 50) -> None:
     """Give other tasks every chance to do what they must not do."""
     for _ in range(turns):
         await checkpoint()
+
+
+def leaves(error: BaseException) -> str:
+    """Return what an exception says, or those in a group, with their types."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)  # an isinstance cannot tell the parameter
+        return "; ".join(leaves(one) for one in group.exceptions)
+    return f"{type(error).__name__}: {error}"
 
 
 class HastyClock:
@@ -124,11 +138,13 @@ def frame(channel: str, id: str, data: object = None, *, topic: str = "t", key: 
     return ENVELOPE.encode(ref, ref.schema.dump(id if data is None else data), id, STAMP, key, None, None)
 
 
-def entry(channel: str, n: int, *, epoch: str = "e", topic: str = "t", publisher: str = "p", linked: bool = True) -> HistoryEntry:
-    """Return the stored message number ``n``; its predecessor is of the same publisher."""
+def entry(
+    channel: str, n: int, *, epoch: str = "e", topic: str = "t", publisher: str = "p", linked: bool = True, data: object = None
+) -> HistoryEntry:
+    """Return the stored message number ``n``, whose data is ``n`` by default; its predecessor is of the same publisher."""
     id = f"{publisher}.{n}"
     prev = Cursor(epoch, n - 1, mark_of(f"{publisher}.{n - 1}", None) if n > 1 else None) if linked else None
-    return HistoryEntry(frame(channel, id, n, topic=topic), Cursor(epoch, n, mark_of(id, None)), prev)
+    return HistoryEntry(frame(channel, id, n if data is None else data, topic=topic), Cursor(epoch, n, mark_of(id, None)), prev)
 
 
 def entries(channel: str, first: int, last: int, **options: str) -> list[HistoryEntry]:

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, NoReturn, Self, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from fanwire import Capabilities, Channel, Cursor, Gap, GapReason, Message, Realtime, Receipt, TopicRef, topic
+from fanwire import Capabilities, Channel, Cursor, Gap, GapReason, Message, Realtime, Receipt, Subscription, TopicRef, topic
 from fanwire.codec import ENVELOPE
 from fanwire.errors import ConnectionLost, FanwireError, Unsupported
 from fanwire.hub.engine import Engine
+from fanwire.hub.log import InterestLog
 from fanwire.messages import mark_of
 from fanwire.transport import Earliest, HistoryEntry, HistoryPage, HistoryStart, Last, Outbound, Sink, TransportOptions
 from fanwire_memory import MemoryBroker, MemoryOptions, MemoryTransport
@@ -38,6 +39,7 @@ __all__ = (
     "engine_of",
     "frame_of",
     "left_behind",
+    "log_of",
     "pair",
     "settle",
     "sever",
@@ -99,6 +101,12 @@ async def upto(items: AsyncIterator[Message[int] | Gap] | AsyncIterator[Message[
             item = await anext(items)
             found.append(item if isinstance(item, Gap) else item.data)
     return found
+
+
+def log_of(subscription: Subscription[Any]) -> InterestLog:  # Any: of whatever items
+    """Return the log that an entered subscription reads."""
+    assert subscription._log is not None
+    return subscription._log
 
 
 def told(items: Iterable[Message[int] | Gap]) -> list[int | Gap]:
@@ -259,7 +267,6 @@ class Toy:
         self.before_unsubscribe: Callable[[Collection[str]], Awaitable[None]] = _at_once
         self.on_subscribe: Callable[[Collection[str], int], Awaitable[Confirmations]] = self.confirm_all
         self.on_publish: Callable[[Sequence[Outbound]], Awaitable[Sequence[Receipt | FanwireError]]] = self.accept
-        self.epochs: dict[str, str] = {}
         self.streams: dict[str, list[HistoryEntry]] = {}
         self.heads: dict[str, Cursor] = {}
         self._broken = anyio.Event()
@@ -331,6 +338,11 @@ class Toy:
         """Return a channel's newest position."""
         return self.heads.setdefault(channel, Cursor("e1", 0))
 
+    def new_epoch(self, channel: str, epoch: str) -> None:
+        """Lose a channel's history and positions."""
+        self.heads[channel] = Cursor(epoch, 0)
+        self.streams.pop(channel, None)
+
     def deliver(self, channel: str, frame: bytes, position: Cursor | None = None, prev: Cursor | None = None) -> None:
         """Hand a frame to the sink, if the channel is subscribed."""
         if self.sink is not None and channel in self.generations:
@@ -387,12 +399,14 @@ class ToyWithHistory(Toy):
         self.reads: list[tuple[str, HistoryStart]] = []
         self.vouch = False
         """Whether pages are said to be complete."""
+        self.before_history: Callable[[str], Awaitable[None]] = _at_once
         self.on_history: Callable[[HistoryPage], Awaitable[HistoryPage]] = _as_it_is
         """Has the last word on a page that was read."""
 
     async def history(self, channel: str, /, *, start: HistoryStart, limit: int) -> HistoryPage:
         self.reads.append((channel, start))
         await checkpoint()
+        await self.before_history(channel)
         return await self.on_history(self.page(channel, start, limit))
 
     def page(self, channel: str, start: HistoryStart, limit: int) -> HistoryPage:

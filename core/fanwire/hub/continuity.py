@@ -149,29 +149,32 @@ class Continuity:
         """Forget the counters: what is missing has been announced."""
         self._counters.clear()
 
-    def check(self, id: str, key: str | None, by_id: bool) -> int:
-        """Note a message; return how many are missing before it, or -1 if it is a repeat.
+    def check(self, id: str, key: str | None, by_id: bool) -> tuple[bool, int]:
+        """Note a message; return whether it is new, and how many are missing before it.
 
         Args:
             id: ``<publisher>.<n>``, or ``""`` of a foreign publisher.
             key: Its idempotency key.
             by_id: Whether ids are to be trusted, because the stream is live and positions carry no links.
         """
+        # The number first: one that is suppressed by its key is no hole.
+        new, missed = self._by_id(id) if by_id and id else (True, 0)
         if key is not None and self._suppress and not _note(self._keys, key):
-            return -1
-        if not by_id or not id:
-            return 0
+            new = False
+        return new, missed
+
+    def _by_id(self, id: str) -> tuple[bool, int]:
         publisher, _, number = id.rpartition(".")
         if not self._count or not publisher or not number.isdecimal():
-            return 0 if _note(self._ids, id) else -1
+            return _note(self._ids, id), 0
         n = int(number[:18])
         last = self._counters.pop(publisher, None)
         self._counters[publisher] = n if last is None else max(n, last)
         if len(self._counters) > _PUBLISHERS:
             del self._counters[next(iter(self._counters))]
         if last is None:
-            return 0
-        return n - last - 1 if n > last else -1
+            return True, 0
+        return n > last, max(0, n - last - 1)
 
 
 def _note(window: dict[str, None], value: str) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import final
 
 from ..clock import Clock
-from ..errors import CursorExpired, Unavailable
+from ..errors import FanwireError, Unavailable
 from ..messages import Cursor, Gap, GapReason
 from ..transport import HistoryEntry, HistoryStart, SupportsHistory
 from .continuity import Fault, Links, Verdict, caught_up, judge, missing, verify
@@ -14,6 +15,8 @@ from .hub import Hub
 from .states import ChannelRecord, Event, Phase
 
 __all__ = ("PAGE", "HistoryReader", "repair")
+
+_logger: logging.Logger = logging.getLogger("fanwire.history")
 
 PAGE = 256
 """Entries asked for at once."""
@@ -49,13 +52,22 @@ class HistoryReader:
     async def next(self, known: Callable[[], Cursor | None]) -> tuple[Fault | None, list[HistoryEntry]]:
         """Read the page behind :attr:`after`; ``known`` tells the newest position known to exist.
 
-        A page from a replica that lags is read again until a deadline, then judged as it is.
+        A page from a replica that lags is read again until a deadline, then judged as it is. A page that ends before its own head is read again once, since a transport
+        may have to ask for the two separately; after that the newest messages are lost.
         """
         assert self.after is not None
         give_up = self._clock.monotonic() + _STALE_DEADLINE
+        asked_again = False
         while True:
             page = await self._transport.history(self.channel, start=self.after, limit=PAGE)
             verdict, entries = verify(self.after, known(), page, self._links)
+            if verdict is None and not entries and not caught_up(self.after, page.head):
+                if asked_again:
+                    assert page.head is not None
+                    verdict = Fault(GapReason.HOLE, page.head.offset - self.after.offset if self._links == "contiguous" else None)
+                    break
+                asked_again = True
+                continue
             if verdict != "stale":
                 break
             if self._clock.monotonic() >= give_up:
@@ -102,8 +114,15 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
     while True:
         try:
             fault, entries = await reader.next(lambda: record.target)
-        except (Unavailable, CursorExpired):
+        except Unavailable:
+            # With the connection gone, subscribing again will start another repair; else the read is worth another try.
+            await clock.sleep(_STALE_PAUSE)
+            if record.repair == number and record.phase is Phase.REPAIRING:
+                continue
             return
+        except FanwireError as error:
+            _logger.warning("the history of channel %r cannot be read: %s", record.name, error)
+            fault, entries = Fault(GapReason.EXPIRED, None), []
         if record.repair != number or record.phase is not Phase.REPAIRING:
             return
         if fault is not None:

@@ -171,6 +171,8 @@ class Hub:
                 record.loss = (GapReason.HOLE, None)
         elif position is not None and position.mark is not None and position == record.position:
             record.loss = None  # the same message is still the newest: nothing was missed
+        if not record.refs:
+            record.loss, record.position = None, position  # nobody is there to miss anything
         if record.loss is not None and self._repairs and record.position is not None:
             record.target = position
             record.on(Event.CONFIRM_BEHIND)
@@ -419,13 +421,12 @@ class Hub:
         """Drop repeats and announce holes that only ids show; return whether the message is to be handed on."""
         if record.continuity is None:
             record.continuity = Continuity(self.capabilities)
-        verdict = record.continuity.check(id, key, live and self._links == "none")
-        if verdict < 0:
+        new, missed = record.continuity.check(id, key, live and self._links == "none")
+        if missed:
+            self.announce(record, GapReason.HOLE, missed)
+        if not new:
             self.duplicates += 1
-            return False
-        if verdict > 0:
-            self.announce(record, GapReason.HOLE, verdict)
-        return True
+        return new
 
     def _time_of(self, decoded: Decoded) -> datetime:
         return datetime.fromtimestamp(self._clock.time(), UTC) if decoded.created_at is None else _time(decoded.created_at)

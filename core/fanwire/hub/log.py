@@ -170,11 +170,12 @@ class InterestLog:
 
     def push_gap(self, gap: Gap) -> None:
         """Append a gap at this very position."""
-        self.gaps.append((self.end, gap.lost))
-        if len(self.gaps) > _MAX_GAPS:
-            # Only a subscriber this far behind can be told about both at once; it then learns that the count is unknown.
-            self.gaps[:2] = [(self.gaps[1][0], None)]
         self.push(gap, 0)
+        # Behind push(), which forgets all gaps if everybody has caught up.
+        self.gaps.append((self.end - 1, gap.lost))
+        if len(self.gaps) > _MAX_GAPS and self.gaps[1][0] < self.first:
+            # Both are given up. Only a subscriber this far behind can be told about both at once; it then learns that the count is unknown.
+            self.gaps[:2] = [(self.gaps[1][0], None)]
 
     def wake(self) -> None:
         """Wake everybody, for a change other than a new entry."""

@@ -4,12 +4,14 @@
 
             want            ask               confirm
     (none) ─────► WANTED ─────────► ASKED ──────────────► LIVE ◄────┐ want
-                    ▲  ▲              │ confirm_behind      │ ▲     │
-                    │  └──── lost ────┤                     │ │ repaired
-                    │                 ▼                     │ │     │
-                    └──── lost ─── REPAIRING ───────────────┼─┘  LINGERING ── expire ──► LEAVING ── left ──► GONE
-                    └──── lost ─────────────────────────────┘       ▲
-                                      release ──────────────────────┘
+                    ▲  ▲            │ │ confirm_behind      │ ▲     │
+                    │  └──── lost ──┼─┤                     │ │ repaired
+                    │        refuse │ ▼                     │ │     │
+                    └──── lost ──── │ REPAIRING ────────────┼─┘  LINGERING ── expire ──► LEAVING ── left ──► GONE
+                    └──── lost ─────┼───────────────────────┘       ▲                      │
+                    ▲               ▼ release ──────────────────────┘                      │
+                    │              GONE                                                    │
+                    └───────────────────── left_wanted ────────────────────────────────────┘
 
 A channel is *live* while frames are handed on at once, *repairing* while history is read up to them, *lingering* while nobody wants it but it stays subscribed, so that
 a reloaded page is served at once.
@@ -105,6 +107,7 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (_P.REPAIRING, _E.REPAIRED): _P.LIVE,
     (_P.REPAIRING, _E.LOST): _P.WANTED,
     (_P.REPAIRING, _E.RELEASE): _P.LINGERING,
+    (_P.REPAIRING, _E.WANT): _P.REPAIRING,
     (_P.LIVE, _E.RELEASE): _P.LINGERING,
     (_P.LIVE, _E.CONFIRM_BEHIND): _P.REPAIRING,
     (_P.LIVE, _E.LOST): _P.WANTED,
