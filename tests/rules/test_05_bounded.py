@@ -275,7 +275,7 @@ async def test_neighbours_are_not_slowed_and_lose_nothing(same_log: bool) -> Non
 async def test_the_check_notices_a_log_that_gives_up_for_all_what_one_has_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a floor that follows the slowest's bound for everybody, the neighbour would lose."""
     monkeypatch.setattr(InterestLog, "first", property(lambda log: log.end - 1))
-    with pytest.raises((AssertionError, TimeoutError)), anyio.fail_after(2):
+    with pytest.raises((AssertionError, TimeoutError)), anyio.fail_after(0.3):
         await test_neighbours_are_not_slowed_and_lose_nothing(True)
 
 

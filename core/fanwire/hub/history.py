@@ -110,6 +110,7 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
     record.repair += 1
     number = record.repair
     assert record.position is not None
+    epoch = record.position.epoch
     reader = HistoryReader(transport, record.name, hub.capabilities.links, clock, record.position)
     while True:
         try:
@@ -140,4 +141,7 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
             break
         record.overflowed = False
     record.loss = None
+    if record.held and record.position is not None and record.position.epoch != epoch:
+        # What was held of the old epoch is older than what has just been handed on, and part of the loss that was announced.
+        record.held = [entry for entry in record.held if entry.position.epoch != epoch]
     hub.go_live(record, Event.REPAIRED)
