@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, final
 
-from .errors import ConfigError
+from .errors import ConfigError, InvalidName
 
-__all__ = ("Capabilities", "HistoryForm")
+__all__ = ("Capabilities", "HistoryForm", "check_length")
 
 HistoryForm = Literal["earliest", "last_n", "after_cursor", "since_time"]
 
@@ -77,6 +77,16 @@ class Capabilities:
                 raise ConfigError(f"unknown capability {name!r}; {hint}")
         declared = self.names()
         return [name for name in required if name not in declared]
+
+
+def check_length(channel: str, capabilities: Capabilities, transport: str) -> None:
+    """Refuse a channel name that is longer than a transport carries.
+
+    Raises:
+        InvalidName: it is.
+    """
+    if len(channel.encode()) > capabilities.max_channel_bytes:
+        raise InvalidName(f"the {transport} transport carries channel names of at most {capabilities.max_channel_bytes} bytes; {channel[:40]!r} has {len(channel.encode())}")
 
 
 _FLAGS = ("multi_process", "confirmed_publish", "confirmed_subscribe", "idempotent_publish")

@@ -177,6 +177,15 @@ def _is_utf8(frame: bytes) -> bool:
     return True
 
 
+def _is_unicode(text: str) -> bool:
+    """Tell whether a string holds no lone surrogate, which JSON can write as an escape."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _header_object(text: str) -> Mapping[str, str]:
     try:
         return _headers(from_json(text))
@@ -234,7 +243,7 @@ def _parse(text: str) -> Decoded:
         id=_text(members, "id") or "",
         topic=_text(members, "topic") or "",
         key=_text(members, "key"),
-        kind=_text(members, "kind") or "data",
+        kind="data" if "kind" not in members else _text(members, "kind") or "",
         channel=_text(members, "channel") or "",
         created_at=_time(_text(members, "created_at") or "") if "created_at" in members else None,
         run_id=_text(members, "run_id"),
@@ -251,16 +260,18 @@ def _dump(value: object) -> bytes:
 
 
 def _text(members: _Members, name: str) -> str | None:
-    value = members.get(name)
-    if name in members and not isinstance(value, str):
-        raise InvalidFrame(f"the member {name!r} is not a string")
-    return value if isinstance(value, str) else None
+    if name not in members:
+        return None
+    value = members[name]
+    if not isinstance(value, str) or not _is_unicode(value):
+        raise InvalidFrame(f"the member {name!r} is not a string of Unicode characters")
+    return value
 
 
 def _headers(value: object) -> Mapping[str, str]:
     if not isinstance(value, dict):
         raise InvalidFrame("the member 'headers' is not an object")
     for name, text in value.items():  # pyright: ignore[reportUnknownVariableType]  # checked here
-        if not isinstance(name, str) or not isinstance(text, str):
+        if not isinstance(name, str) or not isinstance(text, str) or not _is_unicode(name) or not _is_unicode(text):
             raise InvalidFrame("the member 'headers' holds something else than strings")
     return value  # pyright: ignore[reportUnknownVariableType]  # checked above

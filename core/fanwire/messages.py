@@ -240,7 +240,7 @@ class Start:
         Raises:
             ValueError: ``n`` is less than 1.
         """
-        if n < 1:
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
             raise ValueError(f"Start.last(n) takes n >= 1, got {n}; Start.LIVE starts without history")
         return cls("last", n)
 
@@ -275,7 +275,11 @@ Start.EARLIEST = Start("earliest")
 
 
 def _cursor(value: Cursor | str) -> Cursor:
-    return Cursor.parse(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return Cursor.parse(value)
+    if not isinstance(value, Cursor):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
+        raise ValueError(f"Start.after() takes a Cursor, such as a message's, its text, or a mapping of channel names to them; got {type(value).__name__}")
+    return value
 
 
 def is_topic(message: Message[Any] | Gap, ref: TopicRef[T], /) -> TypeGuard[Message[T]]:

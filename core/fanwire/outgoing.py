@@ -27,6 +27,8 @@ def unpack(first: object) -> Outgoing[Any]:  # Any: a payload of any topic
         DeclarationError: it is not.
     """
     if isinstance(first, Outgoing):
+        if first.ref.__class__ is not TopicRef:
+            raise DeclarationError(not_a_ref("an Outgoing", first.ref))
         return first  # pyright: ignore[reportUnknownVariableType]  # an isinstance cannot tell the parameter, and a cast would cost a call
     raise DeclarationError(not_a_ref("publish()", first))
 

@@ -16,13 +16,13 @@ from .clock import SYSTEM_CLOCK, Clock
 from .codec import ENVELOPE, Codec
 from .errors import ConfigError, DeclarationError, FanwireError, PartialPublish, Timeout, Unavailable, Unsupported
 from .events import ConnectionEvent, ConnectionState, InvalidMessage, RealtimeStats
-from .hub.engine import fresh
+from .hub.told import fresh
 from .hub.join import history_starts, read_history
 from .hub.lanes import Prepared
 from .hub.waiter import checkpoint
 from .messages import Message, Receipt, Start
 from .outgoing import MARGIN, check, encode, not_a_ref, refused, unpack
-from .requests import check_start, interest_of
+from .requests import check_channels, check_start, interest_of
 from .session import Session
 from .subscription import OnGap, Request, Subscription
 from .topics import Outgoing, TopicRef
@@ -269,6 +269,8 @@ class Realtime(Session):
         for message in messages:
             if not isinstance(message, Outgoing):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
                 _not_outgoing(message)
+            unpack(message)
+            lanes.admit(message.ref.channel)
             ref, key, headers = message.ref, message.key, message.headers
             encoded = encode(ref, message.data, key, headers, self._max_payload)
             fields = (ref, encoded, stamp, key, headers, None)
@@ -380,6 +382,7 @@ class Realtime(Session):
             buffer=self._buffer if buffer is None else buffer,
             buffer_bytes=self._buffer_bytes if buffer_bytes is None else buffer_bytes,
         )
+        check_channels(interest, self.capabilities, self._transport.name)
         check_start(start, self.capabilities, self._transport.name)
         if start.kind != "live":
             history_starts(start, tuple(interest.topics))
@@ -424,6 +427,7 @@ class Realtime(Session):
         interest = interest_of(targets, topics, buffer=1, buffer_bytes=1, where="history()")
         if len(interest.topics) > 1:
             raise ValueError(f"history() reads one channel, got {len(interest.topics)}")
+        check_channels(interest, self.capabilities, self._transport.name)
         check_start(start, self.capabilities, self._transport.name)
         return await read_history(self._usable(), interest, start, limit)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .capabilities import Capabilities, HistoryForm
+from .capabilities import Capabilities, HistoryForm, check_length
 from .channels import ChannelLike, declared_topics
 from .errors import DeclarationError, Unsupported
 from .hub.log import Interest
@@ -15,11 +15,21 @@ from .outgoing import not_a_ref
 from .schemas import Schema
 from .topics import TopicRef
 
-__all__ = ("check_start", "interest_of")
+__all__ = ("check_channels", "check_start", "interest_of")
 
 Wanted = dict[str, Mapping[str, Schema[Any]] | None]  # Any: topics of any payload
 
 _FORMS: dict[str, HistoryForm] = {"earliest": "earliest", "last": "last_n", "after": "after_cursor", "since": "since_time"}
+
+
+def check_channels(interest: Interest, capabilities: Capabilities, transport: str) -> None:
+    """Refuse channel names that the transport does not carry.
+
+    Raises:
+        InvalidName: a name is longer than it declares.
+    """
+    for channel in interest.topics:
+        check_length(channel, capabilities, transport)
 
 
 def check_start(start: Start, capabilities: Capabilities, transport: str) -> None:

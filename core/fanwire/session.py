@@ -13,11 +13,12 @@ import anyio
 from .capabilities import Capabilities
 from .clock import Clock
 from .codec import Codec
-from .errors import Closed, WrongLoop
-from .hub.engine import Engine, fresh
+from .errors import Closed, Unsupported, WrongLoop
+from .hub.engine import Engine
+from .hub.told import fresh
 from .hub.hub import OnInvalid
 from .hub.lanes import Lanes
-from .hub.waiter import current_loop
+from .hub.waiter import current_loop, on_trio
 from .transport import Transport
 
 __all__ = ("Session",)
@@ -77,6 +78,8 @@ class Session:
         self._current_loop: Callable[[], object] = _no_loop
         self._loop: object = _NOT_OPEN
         """The event loop it is open in; anything else sends every call to :meth:`_usable`, which refuses it."""
+        self._home: object = None
+        """The event loop it was entered in, also once it is closed."""
         self._closing: anyio.Event | None = None
 
     def __repr__(self) -> str:
@@ -106,6 +109,9 @@ class Session:
         """
         if self._engine is not None:
             raise Closed("this Realtime was entered before: make another one")
+        backend = "trio" if on_trio() else "asyncio"
+        if backend not in self.capabilities.async_backends:
+            raise Unsupported(f"the {self._transport.name} transport does not work under {backend}, only under {', '.join(sorted(self.capabilities.async_backends))}")
         engine = self._engine = Engine(
             self._transport,
             codec=self._codec,
@@ -123,7 +129,7 @@ class Session:
             self._closing.set()
             raise
         self._current_loop = current_loop()
-        self._loop = self._current_loop()
+        self._loop = self._home = self._current_loop()
         self._lanes = engine.lanes
         _open.add(self)
         return self
@@ -147,9 +153,13 @@ class Session:
         if engine is None:
             return
         if self._closing is not None:
-            await self._closing.wait()
+            if not self._closing.is_set():
+                self._stay()
+                await self._closing.wait()
             return
-        self._same_loop()
+        if self._loop is _NOT_OPEN:
+            raise Closed("this Realtime is still being opened")
+        self._stay()
         self._closing = anyio.Event()
         self._loop = _NOT_OPEN
         try:
@@ -170,20 +180,25 @@ class Session:
             raise Closed("this Realtime is closed")
         if engine is None or self._loop is _NOT_OPEN:
             raise Closed("this Realtime is not open: use `async with Realtime.from_url(...) as rt:`")
-        self._same_loop()
+        self._stay()
         if engine.failure is not None:
             raise fresh(engine.failure)
         return engine
 
-    def _same_loop(self) -> None:
+    def _stay(self) -> None:
+        """Refuse to be used from another event loop or process than it was entered in.
+
+        Raises:
+            WrongLoop: it is.
+        """
         if self._loop is _FORKED:
             raise WrongLoop("this Realtime was opened before the process forked: open one in each process")
         try:
             here = self._current_loop()
         except RuntimeError:
             here = None
-        if here is not self._loop:
-            where = "no event loop runs here" if here is None else "this is another one"
+        if here is not self._home:
+            where = "no event loop of that kind runs here" if here is None else "this is another one"
             raise WrongLoop(f"a Realtime belongs to the event loop it was entered in, and {where}; open one per event loop")
 
 

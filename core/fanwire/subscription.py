@@ -14,7 +14,8 @@ import anyio
 
 from .errors import Closed, MessagesLost, Timeout, Unavailable
 from .events import SubscriptionStats
-from .hub.engine import Engine, fresh
+from .hub.engine import Engine
+from .hub.told import fresh
 from .hub.join import Join, Seam, history_starts
 from .hub.log import CHUNK, Interest, InterestLog, Item
 from .hub.waiter import Waiter, checkpoint
@@ -169,20 +170,27 @@ class Subscription(Generic[Item_co]):
             if self._request.start.kind == "live":
                 log.enter(self)
             else:
-                self._join = engine.join(log, self, history_starts(self._request.start, log.channels))
-                self._rest = await self._first_pages(self._join)
+                self._rest = await self._first_pages(engine, log)
         except BaseException:
             self._leave()
             raise
         return self
 
-    async def _first_pages(self, join: Join) -> Sequence[Item]:
+    async def _first_pages(self, engine: Engine, log: InterestLog) -> Sequence[Item]:
+        """Begin with history, within ``connect_timeout``."""
+        starts = history_starts(self._request.start, log.channels)
         with anyio.move_on_after(self._realtime.connect_timeout):
-            return await join.open()
+            while True:
+                join = self._join = engine.join(log, self, starts)
+                try:
+                    return await join.open()
+                except Unavailable as error:
+                    await engine.retry_history(log, error)
         raise Timeout(f"history was not read within {self._realtime.connect_timeout:g} s")
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Stop. Synchronous in effect: the broker is told later, by the Realtime."""
+        self._stay()
         self._leave()
         stream, self._stream = self._stream, None
         if stream is not None and not stream.ag_running:
@@ -208,6 +216,7 @@ class Subscription(Generic[Item_co]):
             self._refuse()
         if self._closed:
             raise Closed("this subscription is closed: call rt.subscribe(...) for another one")
+        self._stay()
         stream = self._stream
         if stream is None:
             stream = self._stream = cast("AsyncGeneratorType[Item_co, None]", self._iterate(self._log, self._new_waiter))
@@ -221,6 +230,9 @@ class Subscription(Generic[Item_co]):
                 return cast("Item_co", item)  # the request decides what a log's items are
             if not self._take() and not await self._more():
                 raise StopAsyncIteration
+
+    def _stay(self) -> None:
+        self._realtime._stay()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # two halves of one façade
 
     @property
     def _new_waiter(self) -> Callable[[], Waiter]:
@@ -334,6 +346,8 @@ class Subscription(Generic[Item_co]):
             return False
         if self._rest:
             return isinstance(self._rest[0], Gap)
+        if log.decoded != log.end:
+            log.decode()  # what is dropped there brings a gap nearer
         return self.position < log.first or log.next_gap(self.position) == self.position
 
     # ------------------------------------------------------------------ taking
@@ -374,6 +388,7 @@ class Subscription(Generic[Item_co]):
         assert engine is not None
         if self._closed:
             return False
+        self._stay()
         if self._full:
             # A long backlog must neither starve other tasks nor postpone a cancellation.
             await checkpoint()

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -245,7 +246,16 @@ async def park(world: World, seat: Seat) -> None:
                 seat.got.append(await anext(seat.reader))
 
     world.tasks.start_soon(wait)
-    await until(lambda: seat.reader._waiter is not None)
+    await settle(lambda: seat.reader._waiter is not None)
+
+
+async def settle(fact: Callable[[], object]) -> None:
+    """As ``until``, but give up after so many turns: a failing plan is tried hundreds of times."""
+    for _ in range(300):
+        if fact():
+            return
+        await checkpoint()
+    raise AssertionError("a reader that should wait for more does something else")
 
 
 async def take(world: World, step: Step) -> None:
@@ -272,7 +282,7 @@ async def take(world: World, step: Step) -> None:
                 await go(world, world.seats[reader % len(world.seats)])
     for seat in world.seats:
         if seat.parked is not None:
-            await until(lambda seat=seat: seat.reader._waiter is not None and not log_of(seat.reader).end - seat.reader.position)  # type: ignore[misc]  # bound now
+            await settle(lambda seat=seat: seat.reader._waiter is not None and not log_of(seat.reader).end - seat.reader.position)  # type: ignore[misc]  # bound now
 
 
 def check(world: World, seat: Seat, *, complete: bool = True) -> None:

@@ -22,11 +22,13 @@ from fanwire.hub.log import InterestLog
 from fanwire.messages import mark_of
 from fanwire.transport import Earliest, HistoryEntry, HistoryPage, HistoryStart, Last, Outbound, Sink, TransportOptions
 from fanwire_memory import MemoryBroker, MemoryOptions, MemoryTransport
+from tests.clock import ManualClock
 
 __all__ = (
     "BEST_EFFORT",
     "COUNTERS",
     "KEPT_LOG",
+    "KEPT_NO_LINKS",
     "LOG",
     "NO_LINKS",
     "QUIET",
@@ -41,6 +43,7 @@ __all__ = (
     "left_behind",
     "log_of",
     "pair",
+    "passing",
     "settle",
     "sever",
     "subscribers",
@@ -85,6 +88,22 @@ async def tumble(dice: random.Random, sides: int) -> None:
     """Let other tasks run for a random number of turns below ``sides``."""
     for _ in range(dice.randrange(sides)):
         await checkpoint()
+
+
+@asynccontextmanager
+async def passing(clock: ManualClock, step: float = 0.5) -> AsyncGenerator[None, None]:
+    """Let time pass whenever somebody waits for it."""
+
+    async def go_on() -> None:
+        while True:
+            await settle(5)
+            if clock.sleepers:
+                clock.advance(step)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(go_on)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 async def take(items: AsyncIterator[T], number: int) -> list[T]:
@@ -223,6 +242,9 @@ KEPT_LOG = replace(LOG, history=frozenset({"earliest", "last_n", "after_cursor"}
 
 NO_LINKS = replace(COUNTERS, delivery="at_least_once", ordering="channel")
 """Positions that do not tell of their predecessors, and repeats. Such as Kafka."""
+
+KEPT_NO_LINKS = replace(NO_LINKS, history=frozenset({"earliest", "last_n", "after_cursor"}))
+"""The same with history."""
 
 
 def frame_of(ref: TopicRef[int], number: int, id: str, key: str | None = None) -> bytes:
@@ -400,7 +422,7 @@ class ToyWithHistory(Toy):
         self.vouch = False
         """Whether pages are said to be complete."""
         self.before_history: Callable[[str], Awaitable[None]] = _at_once
-        self.on_history: Callable[[HistoryPage], Awaitable[HistoryPage]] = _as_it_is
+        self.on_history: Callable[[HistoryPage], Awaitable[HistoryPage]] = self.as_it_is
         """Has the last word on a page that was read."""
 
     async def history(self, channel: str, /, *, start: HistoryStart, limit: int) -> HistoryPage:
@@ -408,6 +430,10 @@ class ToyWithHistory(Toy):
         await checkpoint()
         await self.before_history(channel)
         return await self.on_history(self.page(channel, start, limit))
+
+    async def as_it_is(self, page: HistoryPage) -> HistoryPage:
+        """Leave a page alone."""
+        return page
 
     def page(self, channel: str, start: HistoryStart, limit: int) -> HistoryPage:
         """Read a page."""
@@ -421,7 +447,3 @@ class ToyWithHistory(Toy):
             case Earliest() | datetime():
                 pass
         return HistoryPage(entries[:limit], head, complete=self.vouch)
-
-
-async def _as_it_is(page: HistoryPage) -> HistoryPage:
-    return page

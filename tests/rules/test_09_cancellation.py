@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import anyio
@@ -109,6 +110,10 @@ class Calls:
         assert [self.results[number] for number in numbers] == ["cancelled"] * len(numbers)
 
 
+def _have_ended(calls: Calls, number: int) -> bool:
+    return len(calls.results) == number
+
+
 # ---------------------------------------------------------------------- before hand-over: absent
 
 
@@ -151,7 +156,7 @@ async def test_of_many_calls_any_may_be_cancelled(make: Callable[[], MemoryTrans
             for number in range(10, 210, 10):
                 parts = [(dice.choice(rooms), number + n) for n in range(dice.randrange(1, 5))]
                 sent[number] = parts
-                await calls.begin(number, lambda parts=parts: rt.publish_many([room.a(n) for room, n in parts]), len(parts))
+                await calls.begin(number, partial(rt.publish_many, [room.a(n) for room, n in parts]), len(parts))
             victims = dice.sample(list(sent), 10)
             for victim in victims:
                 await calls.cancel(victim)
@@ -159,7 +164,7 @@ async def test_of_many_calls_any_may_be_cancelled(make: Callable[[], MemoryTrans
                 for room, n in parts if number not in victims else ():
                     expected[room.name].append(n)
             blocked.go()
-            await drain(rt, lambda: len(calls.results) == 22)
+            await drain(rt, partial(_have_ended, calls, 22))
             for room, messages in zip(rooms, (first, second), strict=True):
                 await rt.publish(room.b, 0)
                 assert await upto(messages, 0) == [*expected[room.name], 0]
@@ -336,6 +341,10 @@ async def _stay(rt: Realtime, room: Room) -> None:
 # ---------------------------------------------------------------------- who enters
 
 
+def _are_in(rt: Realtime, number: int) -> bool:
+    return rt.stats().subscriptions == number
+
+
 async def test_who_entered_first_may_be_cancelled() -> None:
     """The broker is asked once, on behalf of both; the one who stays gets in."""
     toy = Toy()
@@ -504,13 +513,17 @@ async def test_a_deadline_that_has_passed_takes_nothing() -> None:
         assert found == list(range(301))
 
 
+async def _next(items: AsyncIterator[object]) -> None:
+    await anext(items)
+
+
 async def test_a_batch_whose_wait_is_cancelled_gives_back_what_it_has_collected() -> None:
     async with Realtime(MemoryTransport()) as rt, rt.subscribe(ROOM.a) as messages:
         for number in range(3):
             await rt.publish(ROOM.a, number)
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(messages.batches(max_wait=100.0).__anext__)
+                tasks.start_soon(_next, messages.batches(max_wait=100.0))
                 await until(lambda: messages.stats().received == 3, "it collects")
                 await settle()
                 scope.cancel()
@@ -596,22 +609,21 @@ async def test_a_second_task_that_iterates_is_refused_and_the_first_goes_on() ->
     assert found == [1, 2, 3]
 
 
+async def _loop(messages: Subscription[Message[int]], ended: list[bool]) -> None:
+    async for _ in messages:
+        pass
+    ended.append(True)
+
+
 async def test_leaving_ends_the_iterator_of_another_task() -> None:
-    ended: list[str] = []
     with debris() as heard:
         async with Realtime(MemoryTransport()) as rt, anyio.create_task_group() as tasks:
-
-            async def loop(messages: Subscription[Message[int]]) -> None:
-                async for _ in messages:
-                    pass
-                ended.append("ended")
-
-            for number in range(2):
+            for _ in range(3):
+                ended: list[bool] = []
                 async with rt.subscribe(ROOM.a) as messages:
-                    tasks.start_soon(loop, messages)
+                    tasks.start_soon(_loop, messages, ended)
                     await until(lambda: sum(len(log.waiters) for log in engine_of(rt).hub.logs.values()) == 1, "it waits")
-                await until(lambda number=number: len(ended) == number + 1, "its iterator has ended")
-        del messages
+                await until(partial(bool, ended), "its iterator has ended")
     assert heard == []
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import anyio
 import pytest
@@ -15,6 +16,8 @@ from tests.rules.support import LOG, QUIET, Room, Toy, ToyWithHistory, left_behi
 from tests.rules.support_close import Turns, cancelled_after, debris, drain, running_tasks, still_works
 
 pytestmark = pytest.mark.anyio
+
+Operation = Callable[[Realtime], Coroutine[Any, Any, None]]  # Any: what a coroutine is sent, which is the event loop's affair
 
 POINTS = range(40)
 """Turns after which an operation is cancelled."""
@@ -104,7 +107,7 @@ async def _in_and_out(rt: Realtime) -> None:
             pass
 
 
-OPERATIONS: dict[str, Callable[[Realtime], Awaitable[None]]] = {
+OPERATIONS: dict[str, Operation] = {
     "subscribe": _live,
     "subscribe to many": _several,
     "subscribe with history": _history,
@@ -120,9 +123,7 @@ OPERATIONS: dict[str, Callable[[Realtime], Awaitable[None]]] = {
 @each_transport
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 @pytest.mark.parametrize("crowd", [1, 3])
-async def test_an_operation_may_be_cancelled_anywhere(
-    operation: Callable[[Realtime], Awaitable[None]], make: Callable[[], MemoryTransport | Toy], crowd: int
-) -> None:
+async def test_an_operation_may_be_cancelled_anywhere(operation: Operation, make: Callable[[], MemoryTransport | Toy], crowd: int) -> None:
     """By one or several tasks at once, on one Realtime that has to stand all of it."""
     with debris() as heard:
         async with Realtime(make(), linger=0.0) as rt:
@@ -171,7 +172,6 @@ async def test_a_subscriber_sees_no_hole_in_what_others_cancel(make: Callable[[]
         number += 1
         await rt.publish(ROOM.a, number)
         seen = await upto(messages, number)
-        assert seen == sorted(set(seen), key=str) or all(isinstance(item, int) for item in seen)
         numbers = [item for item in seen if isinstance(item, int)]
         assert len(numbers) == len(seen), "a gap was told"
         assert len(set(numbers)) == len(numbers), "something came twice"

@@ -25,6 +25,8 @@ _logger = logging.getLogger("fanwire.connection")
 
 _FIRST_DELAY = 0.05
 _MAX_DELAY = 10.0
+_LASTING = 10.0
+"""Seconds after which a connection counts as a good one."""
 _TERMINAL = (AuthError, ConfigError, Unsupported, Internal)
 """Trying again cannot help."""
 
@@ -51,6 +53,8 @@ class Connection:
         self._clock = clock
         self._connect_timeout = connect_timeout
         self._attempt = 0
+        self._failures = 0
+        """Connections in a row that were not made or did not last: a broker that accepts and drops is not to be hammered either."""
 
     async def run(self) -> FanwireError:
         """Stay connected until that is hopeless; return why."""
@@ -59,17 +63,19 @@ class Connection:
             self._tell(ConnectionState.CONNECTING, None)
             error = await self._once()
             self.error = error
+            self._failures += 1
             if isinstance(error, _TERMINAL):
                 _logger.error("%s: giving up: %s", self._transport.name, error)
-                self._tell(ConnectionState.FAILED, error)
+                self.give_up(error)
                 return error
             _logger.warning("%s: connection attempt %d ended: %s", self._transport.name, self._attempt, error)
             self._tell(ConnectionState.DISCONNECTED, error)
-            await self._clock.sleep(backoff(self._attempt))
+            await self._clock.sleep(backoff(self._failures))
 
     async def _once(self) -> FanwireError:
         """Live through one connection; return why it ended."""
         up = False
+        began = self._clock.monotonic()
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + self._connect_timeout) as connecting:
                 async with self._transport.run(self._hub):
@@ -89,6 +95,8 @@ class Connection:
             return failure
         finally:
             if up:
+                if self._clock.monotonic() - began >= _LASTING:
+                    self._failures = 0
                 for tell in self.on_change:
                     tell(False)
                 self._hub.lost(None, GapReason.DISCONNECTED, None)
@@ -100,6 +108,11 @@ class Connection:
         self._tell(ConnectionState.CONNECTED, None)
         for tell in self.on_change:
             tell(True)
+
+    def give_up(self, error: FanwireError) -> None:
+        """Tell listeners that there will be no further attempt."""
+        self.error = error
+        self._tell(ConnectionState.FAILED, error)
 
     def close(self) -> None:
         """Tell listeners that it is over."""

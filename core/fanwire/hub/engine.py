@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Generator, Mapping
@@ -24,18 +23,12 @@ from .lanes import Lanes
 from .log import InterestLog, LogCursor
 from .reconciler import Reconciler
 from .states import Phase
+from .told import fresh
 from .waiter import WaiterFactory, waiter_factory
 
-__all__ = ("Engine", "fresh")
+__all__ = ("Engine",)
 
 _logger = logging.getLogger("fanwire")
-
-
-def fresh(error: FanwireError) -> FanwireError:
-    """Return a copy of an error that several tasks are told: a raised exception collects the traceback of who raised it."""
-    told = copy.copy(error)
-    told.__cause__ = error
-    return told
 
 
 @final
@@ -102,13 +95,15 @@ class Engine:
 
     async def close(self, deadline: float) -> None:
         """Flush for at most ``deadline`` seconds, end iterators behind what is queued, and release everything."""
-        with anyio.move_on_after(deadline):
-            await self.lanes.flush()
-        self.hub.end(None)
-        with anyio.CancelScope(shield=True):
-            await self._host.stop()
-        self.lanes.fail(Closed("this Realtime is closed: the message was not sent in time"))
-        self.connection.close()
+        try:
+            with anyio.move_on_after(deadline):
+                await self.lanes.flush()
+        finally:
+            self.hub.end(None)
+            with anyio.CancelScope(shield=True):
+                await self._host.stop()
+            self.lanes.fail(Closed("this Realtime is closed: the message was not sent in time"))
+            self.connection.close()
 
     def _on_change(self, up: bool) -> None:
         if up:
@@ -127,6 +122,7 @@ class Engine:
             _logger.exception("fanwire stopped by an unexpected error")
             failure = Internal(f"fanwire stopped by an unexpected error: {error!r}")
             failure.__cause__ = error
+            self.connection.give_up(failure)
             self._fail(failure)
 
     def _fail(self, error: FanwireError) -> None:

@@ -35,6 +35,8 @@ class HistoryReader:
         self.channel = channel
         self.head: Cursor | None = None
         """The newest position that the last page knew of."""
+        self._came_from: Cursor | None = None
+        """What the last page continues from."""
         self._transport = transport
         self._links: Links = links
         self._clock = clock
@@ -77,6 +79,7 @@ class HistoryReader:
                 break
             await self._clock.sleep(_STALE_PAUSE)
         self.head = page.head
+        self._came_from = self.after if verdict is None else None
         if entries:
             self.after = entries[-1].position
         elif verdict is not None and page.head is not None:
@@ -88,9 +91,9 @@ class HistoryReader:
         return caught_up(self.after, self.head)
 
     def interior(self, entries: list[HistoryEntry]) -> list[HistoryEntry | Gap]:
-        """Put a gap wherever the links say that an entry inside a page is missing."""
+        """Put a gap wherever the links say that an entry is missing, inside the page that was read last or before it."""
         found: list[HistoryEntry | Gap] = []
-        last: Cursor | None = None
+        last = self._came_from
         for entry in entries:
             verdict = judge(last, entry.position, entry.prev, self._links)
             if verdict is Verdict.RESET:

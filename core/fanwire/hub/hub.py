@@ -131,9 +131,13 @@ class Hub:
     def refuse(self, record: ChannelRecord, error: FanwireError) -> None:
         """End, with ``error``, everything that wants a channel which the broker refuses."""
         record.on(Event.REFUSE)
-        for log in record.logs:
+        for log in list(record.logs):
             self._drop(log)
             log.finish(error)
+            for other in log.records:
+                other.logs.pop(log, None)
+                remove_route(other.routes, log)
+                other.plain = other.plains = None
         self.forget(record)
 
     def _release(self, record: ChannelRecord) -> None:
@@ -346,7 +350,7 @@ class Hub:
             if decoded.channel != record.name and (decoded.channel or decoded.kind == "data"):
                 raise InvalidFrame(f"the frame says it is of channel {decoded.channel[:80]!r}")
             created_at = self._time_of(decoded)
-        except InvalidFrame as error:
+        except Exception as error:  # noqa: BLE001 - a codec may raise anything, and one bad frame must not stop the stream
             self._report_all(record, error, frame)
             return
         if self._follow and not self._is_new(record, decoded.id, decoded.key, live):
@@ -435,7 +439,7 @@ class Hub:
         """Report a payload that its schema refuses."""
         self._report(channel, topic, "; ".join(f"{e.location}: {e.message}" if e.location else e.message for e in field_errors(error)), frame)
 
-    def _report_all(self, record: ChannelRecord, error: InvalidFrame, frame: bytes) -> None:
+    def _report_all(self, record: ChannelRecord, error: Exception, frame: bytes) -> None:
         """Report a frame that does not tell whom it is for."""
         for log in record.logs:
             log.invalid += 1
@@ -449,7 +453,9 @@ class Hub:
             _logger.exception("the on_invalid hook failed on channel %r", channel)
 
     def _shrink(self) -> None:
-        max(self.logs.values(), key=lambda log: log.bytes).shrink()
+        largest = max(self.logs.values(), key=lambda log: log.bytes, default=None)
+        if largest is not None:
+            largest.shrink()
 
     def end(self, error: FanwireError | None) -> None:
         """End every iterator behind the items already queued, with ``error`` if there is one."""
@@ -470,7 +476,7 @@ def _time(text: str) -> datetime:
         raise InvalidFrame("created_at is not an RFC 3339 time") from error
     if when.tzinfo is None:
         raise InvalidFrame("created_at has no time zone")
-    return when
+    return when if when.tzinfo is UTC else when.astimezone(UTC)
 
 
 _IGNORED = Gap(None, GapReason.HOLE, 0)

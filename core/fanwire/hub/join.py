@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from ..clock import Clock
 from ..errors import CursorExpired, MessagesLost
-from ..messages import Cursor, Gap, Message, RawMessage, Start
+from ..messages import Cursor, Gap, GapReason, Message, RawMessage, Start
 from ..transport import Earliest, HistoryEntry, HistoryStart, Last, SupportsHistory
 from .continuity import Fault, caught_up
 from .history import HistoryReader
@@ -58,11 +58,19 @@ def expired(channel: str, cursor: Cursor, fault: Fault) -> CursorExpired:
     return CursorExpired(f"channel {channel!r} can no longer be resumed after {cursor} ({why}): start with Start.EARLIEST or Start.LIVE instead")
 
 
+_Name = tuple[str, str, str]
+"""Channel, id and ``""``, or channel, ``""`` and key: ids and keys are unique within a channel."""
+
+
+def _names(item: Message[Any] | RawMessage) -> list[_Name]:  # Any: any payload
+    return [name for name in ((item.channel, item.id, ""), (item.channel, "", item.key or "")) if name[1] or name[2]]
+
+
 @final
 class Seam:
     """Drops, right behind a join, the live messages that history has shown already."""
 
-    def __init__(self, read: Mapping[str, Cursor | None], seen: dict[str, None] | None) -> None:
+    def __init__(self, read: Mapping[str, Cursor | None], seen: dict[_Name, None] | None) -> None:
         self._read = {channel: cursor for channel, cursor in read.items() if cursor is not None}
         self._seen = seen
         self._left = _SEEN if seen else 0
@@ -86,7 +94,7 @@ class Seam:
             del self._read[item.channel]
         if self._left > 0 and self._seen is not None:
             self._left -= 1
-            return item.id not in self._seen and (item.key is None or f"k{item.key}" not in self._seen)
+            return not any(name in self._seen for name in _names(item))
         return True
 
 
@@ -109,7 +117,7 @@ class Join:
         self._due = dict.fromkeys(self._readers)
         """Channels to read next."""
         self._pinned = False
-        self._seen: dict[str, None] | None = None if hub.capabilities.delivery == "exactly_once" else {}
+        self._seen: dict[_Name, None] | None = None if hub.capabilities.delivery == "exactly_once" else {}
 
     async def open(self) -> list[Item]:
         """Read the first page of each channel.
@@ -122,11 +130,11 @@ class Join:
             start = self._starts[channel]
             if isinstance(start, Cursor):
                 fault, entries = await reader.next(partial(self._position, channel))
-                if fault is not None:
+                if fault is not None and fault.reason is not GapReason.HOLE:
                     raise expired(channel, start, fault)
             else:
-                entries = await reader.first(start)
-            items += self._items(reader, None, entries)
+                fault, entries = None, await reader.first(start)
+            items += self._items(reader, fault, entries)
             if reader.at_head():
                 del self._due[channel]
         return items
@@ -185,7 +193,7 @@ class Join:
         seen = self._seen
         if seen is None:
             return True
-        names = [name for name in (item.id, item.key and f"k{item.key}") if name]
+        names = _names(item)
         new = not any(name in seen for name in names)
         for name in names:
             seen[name] = None
@@ -202,7 +210,7 @@ async def read_history(engine: Engine, interest: Interest, start: Start, limit: 
     fault: Fault | None = None
     if isinstance(begin, Cursor):
         fault, entries = await reader.next(lambda: None)
-        if fault is not None:
+        if fault is not None and fault.reason is not GapReason.HOLE:
             raise expired(channel, begin, fault)
     else:
         entries = await reader.first(begin)

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple, final
 import anyio
 from anyio.abc import TaskGroup
 
+from ..capabilities import check_length
 from ..clock import Clock
 from ..codec import Codec
 from ..errors import Closed, ConnectionLost, FanwireError, Internal, Timeout, Unavailable
 from ..messages import Receipt
 from ..topics import TopicRef
 from ..transport import Outbound, SupportsImmediatePublish, Transport
-from .publishers import Publishers, TimeStamps
+from .publishers import Counter, Publishers, TimeStamps
+from .told import fresh
 from .waiter import Waiter, WaiterFactory, checkpoint
 
 __all__ = ("Lanes", "Prepared")
@@ -160,13 +162,13 @@ class Lanes:
         channel = ref.channel
         if publish_now is None or channel in self._lanes:
             return None
-        counter = self._counters.get(channel) or self._publishers.counter(channel)
+        counter = self._counters.get(channel) or self._first(channel)
         counter.n = n = counter.n + 1
         id = counter.prefix + str(n)
         try:
             receipt = publish_now(channel, ref.topic, id, key, self._encode(ref, data, id, self.stamp(), key, headers, None))
-        except FanwireError:
-            self._publishers.renew(channel)
+        except BaseException:
+            self._publishers.renew(channel)  # whatever it was, the number may have been seen
             raise
         if receipt is None:
             counter.n -= 1  # nothing was handed over under it
@@ -175,6 +177,19 @@ class Lanes:
             self._publishers.renew(channel)  # nobody will see this number
         self.published += 1
         return receipt
+
+    def _first(self, channel: str) -> Counter:
+        self.admit(channel)
+        return self._publishers.counter(channel)
+
+    def admit(self, channel: str) -> None:
+        """Refuse a channel whose name is longer than the transport carries; one that was published to has passed.
+
+        Raises:
+            InvalidName: it is.
+        """
+        if channel not in self._counters:
+            check_length(channel, self._transport.capabilities, self._transport.name)
 
     async def send_many(self, messages: Sequence[Prepared], timeout: float) -> Sequence[Receipt | FanwireError]:
         """Publish the messages of one call and return one result each: at once as far as that goes, and queued from there on.
@@ -228,7 +243,9 @@ class Lanes:
     async def send(self, messages: Sequence[Prepared], timeout: float) -> Sequence[Receipt | FanwireError]:
         """Queue ``messages``, wait until each is accepted or refused, and return one result each; ``Timeout`` for what took more than ``timeout`` seconds."""
         if self._failure is not None:
-            raise self._failure
+            raise fresh(self._failure)
+        for message in messages:
+            self.admit(message.ref.channel)
         call = _Call(messages)
         for entry in call.entries:
             lane = self._lanes.get(entry.channel)
@@ -254,8 +271,10 @@ class Lanes:
         for entry in call.entries:
             if entry.state is _State.DONE:
                 continue
-            unsent = entry.state is _State.QUEUED and entry.outbound is None
+            unsent = entry.state is _State.QUEUED and (entry.outbound is None or not entry.outbound.retry)
             if unsent:
+                if entry.outbound is not None:
+                    self._publishers.renew(entry.channel)  # its number will not be seen
                 lane = self._lanes[entry.channel]
                 lane.entries.remove(entry)
                 self._settle(entry.channel, lane)
@@ -281,6 +300,8 @@ class Lanes:
         self._ready.clear()
         if not self._in_flight:
             self._lanes.clear()
+            if self._idle is not None:
+                self._idle.set()
 
     # ------------------------------------------------------------------ sending
 
@@ -361,15 +382,16 @@ class Lanes:
             channel = entry.channel
             if channel in refused:
                 if channel in entry.call.refused:
-                    entry.call.finish(entry, _not_sent(channel))
+                    entry.call.finish(entry, _told(entry, _not_sent(channel)))
                 elif entry.state is _State.SENT:
-                    entry.outbound = None
+                    if entry.outbound is not None and not entry.outbound.retry:
+                        entry.outbound = None  # it takes a number of the new publisher; a retry keeps its own
                     again.append(entry)
             elif isinstance(result, FanwireError):
                 refused.add(channel)
                 entry.call.refused.add(channel)
                 self._publishers.renew(channel)
-                entry.call.finish(entry, result)
+                entry.call.finish(entry, _told(entry, result))
             else:
                 if result.duplicate:
                     self._publishers.renew(channel)
@@ -423,6 +445,15 @@ class Lanes:
         self._ready.pop(channel, None)
         if not self._lanes and self._idle is not None:
             self._idle.set()
+
+
+def _told(entry: _Entry, error: FanwireError) -> FanwireError:
+    """Return what a refusal means to the caller: nothing certain, if an earlier attempt may have been accepted."""
+    if entry.outbound is None or not entry.outbound.retry:
+        return error
+    unknown = ConnectionLost(f"an earlier attempt may have been accepted, its outcome is unknown; the retry was refused: {error}")
+    unknown.__cause__ = error
+    return unknown
 
 
 def _not_sent(channel: str) -> Unavailable:

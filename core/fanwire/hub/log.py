@@ -268,6 +268,7 @@ class InterestLog:
         """Give up the older half, for the sake of the Realtime's budget."""
         self._count()
         self._give_up(max(self.first, self.floor + (self.end - self.floor + 1) // 2))
+        self._cut()
 
     def discard(self) -> None:
         """Free everything, when nobody is interested any more."""
@@ -288,6 +289,12 @@ class InterestLog:
         self.bytes -= given_up
         self.budget.used -= given_up
         self.floor = floor
+
+    def _cut(self) -> None:
+        """Free what is below the floor."""
+        drop = self.floor - self.base
+        del self.entries[:drop], self.sizes[:drop]
+        self.base = self.floor
 
     def _count(self) -> None:
         """Account for the bytes of what was pushed since the last time."""
@@ -312,9 +319,7 @@ class InterestLog:
             needed = min((cursor.position for cursor in self.cursors), default=self.end)
             self.gaps = [gap for gap in self.gaps if gap[0] >= needed]
             self._give_up(max(floor, min(needed, self.end)))
-            drop = self.floor - self.base
-            del self.entries[:drop], self.sizes[:drop]
-            self.base = self.floor
             self.sweep_at = self.end + CHUNK
+        self._cut()
         if self.budget.used > self.budget.limit:
             self.budget.shrink()
