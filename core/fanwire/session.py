@@ -18,7 +18,7 @@ from .hub.engine import Engine
 from .hub.told import fresh
 from .hub.hub import OnInvalid
 from .hub.lanes import Lanes
-from .hub.waiter import current_loop, on_trio
+from .hub.waiter import current_loop, on_trio, runs_anywhere
 from .transport import Transport
 
 __all__ = ("Session",)
@@ -125,7 +125,7 @@ class Session:
         try:
             await engine.open()
         except BaseException:
-            self._closing = anyio.Event()
+            self._closing = self._closing or anyio.Event()
             self._closing.set()
             raise
         self._current_loop = current_loop()
@@ -158,7 +158,10 @@ class Session:
                 await self._closing.wait()
             return
         if self._loop is _NOT_OPEN:
-            raise Closed("this Realtime is still being opened")
+            self._closing = anyio.Event()
+            engine.abort(Closed("this Realtime was closed while it was being opened"))
+            await self._closing.wait()
+            return
         self._stay()
         self._closing = anyio.Event()
         self._loop = _NOT_OPEN
@@ -198,7 +201,7 @@ class Session:
         except RuntimeError:
             here = None
         if here is not self._home:
-            where = "no event loop of that kind runs here" if here is None else "this is another one"
+            where = "no event loop runs here" if here is None and not runs_anywhere() else "this is another one"
             raise WrongLoop(f"a Realtime belongs to the event loop it was entered in, and {where}; open one per event loop")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from operator import length_hint
@@ -181,12 +181,27 @@ class Subscription(Generic[Item_co]):
         starts = history_starts(self._request.start, log.channels)
         with anyio.move_on_after(self._realtime.connect_timeout):
             while True:
-                join = self._join = engine.join(log, self, starts)
+                self._join = engine.join(log, self, starts)
                 try:
-                    return await join.open()
+                    items = await self._read(log, self._join.open)
                 except Unavailable as error:
                     await engine.retry_history(log, error)
+                    continue
+                if items is None:
+                    await engine.ready(log)  # raises, since everything has ended
+                else:
+                    return items
         raise Timeout(f"history was not read within {self._realtime.connect_timeout:g} s")
+
+    async def _read(self, log: InterestLog, read: Callable[[], Awaitable[Sequence[Item]]]) -> Sequence[Item] | None:
+        """Read history; ``None`` if everything ends meanwhile."""
+        with anyio.CancelScope() as scope:
+            log.scopes[scope] = None
+            try:
+                return await read()
+            finally:
+                log.scopes.pop(scope, None)
+        return None
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Stop. Synchronous in effect: the broker is told later, by the Realtime."""
@@ -422,9 +437,12 @@ class Subscription(Generic[Item_co]):
             self._seam = None if seam.over else seam
             return
         try:
-            items = await join.advance()
+            items = await self._read(log, join.advance)
         except Unavailable as error:
-            await engine.retry_history(log, error)
+            if not log.closed:
+                await engine.retry_history(log, error)
+            return
+        if items is None:
             return
         self._rest = items
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from threading import get_ident
 from typing import NamedTuple, final
 
@@ -14,7 +16,7 @@ from fanwire.errors import ConfigError, ConnectFailed, ConnectionLost, FanwireEr
 from fanwire.messages import Cursor, Receipt, mark_of
 from fanwire.transport import HistoryPage, HistoryStart, Outbound, Sink
 
-from .faults import Faults
+from .faults import Faults, Script
 from .link import Link
 from .stream import Stream
 
@@ -41,14 +43,19 @@ class MemoryBroker:
     def __init__(self, limits: Limits, *, shared: bool, clock: Clock = SYSTEM_CLOCK) -> None:
         self.shared = shared
         """Whether several threads may use it."""
-        self.faults = Faults(self)
         self.clock = clock
         self.limits = limits
         self._history = limits.history
-        self.lock = threading.RLock()
-        """Held while anything below is read or changed, and while sinks are called."""
         self.now = clock.time
         """Seconds since 1970, by the broker's clock."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Start with nothing: no channels, no connections, no faults."""
+        self.lock = threading.RLock()
+        """Held while anything below is read or changed, and while sinks are called."""
+        self.scripts: list[Script] = []
+        """Faults that wait for their messages."""
         self._streams: OrderedDict[str, Stream] = OrderedDict()
         """By the time of the last publish, longest ago first."""
         self._newest: Stream | None = None
@@ -59,10 +66,17 @@ class MemoryBroker:
         self._denied: dict[str, FanwireError] = {}
         self._refuse_connections = 0
         self._stalled = False
+        self._until: float | None = None
+        """When the stall ends by itself, by the monotonic clock."""
         self.blocked = False
         """Publishes and subscribes have to wait."""
         self.hindered = False
         """Whether a fault has to have its say before a message is accepted."""
+
+    @property
+    def faults(self) -> Faults:
+        """Its scripted faults. Made when asked for: held, it would be a cycle, and a named broker would stay open until the garbage collector finds it."""
+        return Faults(self)
 
     # ------------------------------------------------------------------ connections
 
@@ -76,7 +90,9 @@ class MemoryBroker:
             if self._refuse_connections:
                 self._refuse_connections -= 1
                 raise ConnectFailed("memory: the connection was refused by a scripted fault")
-            link = Link(sink, self.lock, stalled=self._stalled)
+            self.end_delay()
+            self._forget_the_dead([link for link in self._links if link.thread == get_ident() and link.gone()])
+            link = Link(sink, self.lock, stalled=self._stalled, until=self._until)
             self._links.append(link)
             return link
 
@@ -88,6 +104,11 @@ class MemoryBroker:
             for channel in link.channels:
                 self._drop_subscriber(channel, link)
             link.channels.clear()
+
+    def _forget_the_dead(self, links: Iterable[Link]) -> None:
+        """Forget those of these links that are broken."""
+        for link in [link for link in links if link.broken]:
+            self.disconnect_link(link)
 
     def subscribe(self, link: Link, channels: Collection[str], generation: int) -> Mapping[str, Cursor | None | FanwireError]:
         """Make channels live on ``link``; its sink is told the positions before any frame."""
@@ -121,7 +142,7 @@ class MemoryBroker:
 
     def _check(self, link: Link) -> None:
         if link.broken:
-            raise ConnectionLost("memory: the connection was broken by a scripted fault")
+            raise link.lost()
 
     # ------------------------------------------------------------------ messages
 
@@ -138,18 +159,8 @@ class MemoryBroker:
             now = self.clock.time()
             return [self._take(message, now) for message in batch]
 
-    def accept(
-        self,
-        channel: str,
-        topic: str,
-        id: str,
-        key: str | None,
-        frame: bytes,
-        now: float,
-        *,
-        retry: bool = False,
-        deliver: int = 1,
-        keep: bool = True,
+    def accept(  # noqa: C901, PLR0912  # a call costs more than a branch: see below
+        self, channel: str, topic: str, id: str, key: str | None, frame: bytes, now: float, *, retry: bool = False, times: int = 1, keep: bool = True
     ) -> Receipt:
         """Take one message, with the lock held: position, history, delivery."""
         stream = self._streams.get(channel)
@@ -158,7 +169,7 @@ class MemoryBroker:
         if key is not None or retry:
             known = stream.repeated(id, key, retry)
             if known is not None:
-                return Receipt(id, channel, topic, known, True)
+                return Receipt(id, channel, topic, known, stream.is_anothers(id, key))
         # Written out, without calls that could be saved. tuple.__new__ has half the cost of calling the class.
         prev = stream.head
         epoch, offset, _ = prev
@@ -166,7 +177,7 @@ class MemoryBroker:
         entries = stream.entries
         entries.append((frame, position, prev, id, now))
         if key is not None:
-            stream.remember(key, position)
+            stream.remember(key, position, id)
         if stream is not self._newest:
             self._newest = stream
             self._streams.move_to_end(channel)
@@ -181,17 +192,26 @@ class MemoryBroker:
         # What is older than ttl is discarded when somebody reads, and when the channel has rested for as long.
         subscribers = self._subscribers.get(channel)
         if subscribers is not None:
-            here = get_ident()
-            for link, generation in subscribers.items() if deliver == 1 else [*subscribers.items()] * deliver:
-                if link.direct and link.thread == here:
-                    link.sink.deliver(channel, generation, frame, position, prev)
-                else:
-                    link.deliver(channel, generation, frame, position, prev)
+            here, dead = get_ident(), False
+            for link, generation in subscribers.items() if times == 1 else [*subscribers.items()] * times:
+                try:
+                    if link.direct and link.thread == here:
+                        link.sink.deliver(channel, generation, frame, position, prev)
+                    else:
+                        link.deliver(channel, generation, frame, position, prev)
+                        dead |= link.broken
+                except RuntimeError:
+                    # What a sink runs into that wakes somebody on an event loop that was closed; the publisher has no part in it.
+                    if not link.gone():
+                        raise
+                    dead = True
+            if dead:
+                self._forget_the_dead(subscribers)
         return tuple.__new__(Receipt, (id, channel, topic, position, False))  # pyright: ignore[reportUnknownMemberType]  # see above
 
-    def _take(self, message: Outbound, now: float, *, deliver: int = 1, keep: bool = True) -> Receipt:
+    def _take(self, message: Outbound, now: float, *, times: int = 1, keep: bool = True) -> Receipt:
         channel, topic, id, key, _, _, _, frame, retry = message
-        return self.accept(channel, topic, id, key, frame, now, retry=retry, deliver=deliver, keep=keep)
+        return self.accept(channel, topic, id, key, frame, now, retry=retry, times=times, keep=keep)
 
     def _publish_faulty(self, batch: Sequence[Outbound]) -> Sequence[Receipt | FanwireError]:
         now = self.clock.time()
@@ -208,9 +228,9 @@ class MemoryBroker:
                 ack_lost |= fault is not None
                 results.append(self._take(message, now))
             elif fault.kind == "duplicate":
-                results.append(self._take(message, now, deliver=2))
+                results.append(self._take(message, now, times=2))
             else:
-                results.append(self._take(message, now, deliver=0, keep=fault.stored))
+                results.append(self._take(message, now, times=0, keep=fault.stored))
         if ack_lost:
             raise ConnectionLost("memory: the answer was lost by a scripted fault")
         return results
@@ -266,7 +286,7 @@ class MemoryBroker:
 
     def look_for_faults(self) -> None:
         """Note whether any fault concerns the next publish."""
-        self.hindered = self.blocked or bool(self.faults.scripts)
+        self.hindered = self.blocked or bool(self.scripts)
 
     def deny(self, channel: str, error: FanwireError | None) -> None:
         """See :class:`Faults`."""
@@ -280,8 +300,10 @@ class MemoryBroker:
         """See :class:`Faults`."""
         with self.lock:
             self._stalled = True
+            self._until = None if seconds is None else self.clock.monotonic() + seconds
             for link in self._links:
-                link.stall(seconds)
+                link.stall(self._until)
+            self._forget_the_dead(self._links)
 
     def block(self) -> None:
         """See :class:`Faults`."""
@@ -292,15 +314,22 @@ class MemoryBroker:
     def resume(self) -> None:
         """See :class:`Faults`."""
         with self.lock:
-            self._stalled = self.blocked = False
+            self.blocked = False
             self.look_for_faults()
-            for link in self._links:
-                link.resume()
+            self._go_on()
 
-    def resume_link(self, link: Link) -> None:
-        """End one link's delay."""
+    def end_delay(self) -> None:
+        """End a stall whose time has come, for all links."""
         with self.lock:
+            if self._until is not None and self.clock.monotonic() >= self._until:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        self._stalled = False
+        self._until = None
+        for link in self._links:
             link.resume()
+        self._forget_the_dead(self._links)
 
     def trim(self, channel: str, keep: int) -> None:
         """See :class:`Faults`."""
@@ -337,3 +366,20 @@ def shared_broker(name: str, namespace: str, limits: Limits) -> MemoryBroker:
             kept = broker.limits
             raise ConfigError(f"memory://{name} is open in this process with {kept}, now asked for with {limits}: give all openers the same options")
         return broker
+
+
+def _forked() -> None:
+    """In the child of a fork: nobody there will ever release a lock that another thread of the parent held, nor end what it had half done.
+
+    Its brokers are those it had, since transports may hold them, but they begin anew: another process shares nothing. The parent's links are never woken here, since
+    their event loops' pipes are shared with the parent.
+    """
+    global _shared, _shared_lock  # noqa: PLW0603  # they are the process's
+    _shared_lock = threading.Lock()
+    _shared = weakref.WeakValueDictionary(_shared.items())
+    for broker in list(_shared.values()):
+        broker.begin()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forked)

@@ -37,12 +37,18 @@ class Script:
 
 @final
 class Faults:
-    """The faults of one memory broker. Call them on an event loop that uses it; those of a named broker on any thread."""
+    """The faults of one memory broker. Call them on an event loop that uses it; those of a named broker on any thread.
+
+    A view: what was scripted is kept by the broker.
+    """
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
-        self.scripts: list[Script] = []
+
+    @property
+    def scripts(self) -> list[Script]:
         """Faults that wait for their messages."""
+        return self._broker.scripts
 
     def drop(self, count: int = 1, *, skip: int = 0, channel: str | None = None, stored: bool = True) -> None:
         """Deliver the next messages to nobody, though their publishers are told they were accepted.

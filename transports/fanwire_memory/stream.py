@@ -30,21 +30,27 @@ class Stream:
     def __init__(self, now: float) -> None:
         self.head = Cursor(secrets.token_hex(6), 0)
         self.entries: deque[Stored] = deque()
-        self.keys: dict[str, Cursor] = {}
+        self.keys: dict[str, tuple[Cursor, str]] = {}
+        """Idempotency key to the position and the id of its message."""
         self.at = now
         """When it was made, or last found in use though empty, in seconds."""
 
     def repeated(self, id: str, key: str | None, retry: bool) -> Cursor | None:
         """Return where a message stands that was there before, by its key or, for a retry, by its id."""
         if key is not None:
-            return self.keys.get(key)
+            known = self.keys.get(key)
+            return None if known is None else known[0]
         if not retry:
             return None
         return next((position for _, position, _, known, _ in reversed(self.entries) if known == id), None)
 
-    def remember(self, key: str, position: Cursor) -> None:
+    def is_anothers(self, id: str, key: str | None) -> bool:
+        """Return whether a repeat is that of another message's key, and not the publisher's own second attempt."""
+        return key is not None and self.keys[key][1] != id
+
+    def remember(self, key: str, position: Cursor, id: str) -> None:
         """Note where the message of an idempotency key stands."""
-        self.keys[key] = position
+        self.keys[key] = (position, id)
         if len(self.keys) > _KEYS:
             del self.keys[next(iter(self.keys))]
 

@@ -56,6 +56,9 @@ class MemoryTransport:
         name: Name of a broker that is shared in the process; by default one of its own.
         options: Everything else.
         clock: Where time comes from, for a broker of its own; for tests.
+
+    Raises:
+        ConfigError: a named broker is open already with other limits, or is given a clock.
     """
 
     name: ClassVar[str] = "memory"
@@ -63,8 +66,11 @@ class MemoryTransport:
 
     def __init__(self, name: str = "", /, options: MemoryOptions | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
         options = options or MemoryOptions()
+        if name and clock is not SYSTEM_CLOCK:
+            raise ConfigError(f"a named broker is shared, it takes no clock: leave out the name {name!r} or clock=")
         limits = Limits(options.history, options.ttl, options.max_bytes)
         self._broker = shared_broker(name, options.namespace, limits) if name else MemoryBroker(limits, shared=False, clock=clock)
+        self._faults = Faults(self._broker)
         self._options = options
         self._link: Link | None = None
 
@@ -83,7 +89,7 @@ class MemoryTransport:
     @property
     def faults(self) -> Faults:
         """Scripted faults of its broker."""
-        return self._broker.faults
+        return self._faults
 
     @property
     def capabilities(self) -> Capabilities:
@@ -112,18 +118,24 @@ class MemoryTransport:
                 yield
                 tasks.cancel_scope.cancel()
         finally:
+            lost = link.lost() if link.broken else None
             self._broker.disconnect_link(link)
-        if link.broken:
-            raise ConnectionLost("memory: the connection was broken by a scripted fault")
+            link.close()
+            if self._link is link:
+                self._link = None
+        if lost is not None:
+            raise lost
 
     async def _watch(self, link: Link, scope: anyio.CancelScope) -> None:
         """End stalls that last for a time, and the connection when it breaks."""
         while not link.broken:
-            if link.delay is None:
+            clock, until = self._broker.clock, link.until
+            if until is None:
                 await link.changed()
+            elif (left := until - clock.monotonic()) > 0:
+                await link.changed_within(left, clock.sleep)
             else:
-                await self._broker.clock.sleep(link.delay)
-                self._broker.resume_link(link)
+                self._broker.end_delay()
         scope.cancel()
 
     async def publish(self, batch: Sequence[Outbound], /) -> Sequence[Receipt | FanwireError]:
@@ -159,7 +171,7 @@ class MemoryTransport:
 
     def native(self, kind: type[T], /) -> T:
         """See :class:`fanwire.transport.Transport`."""
-        for own in (self._broker, self._broker.faults):
+        for own in (self._broker, self._faults):
             if isinstance(own, kind):  # pyright: ignore[reportUnnecessaryIsInstance]  # a caller's type may be theirs
                 return own
         raise Unsupported(f"the memory transport has no {kind.__name__}; it has MemoryBroker and Faults")
@@ -175,5 +187,5 @@ class MemoryTransport:
         while self._broker.blocked:
             await link.changed()
             if link.broken:
-                raise ConnectionLost("memory: the connection was broken by a scripted fault")
+                raise link.lost()
         return link

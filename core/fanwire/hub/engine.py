@@ -105,6 +105,11 @@ class Engine:
             self.lanes.fail(Closed("this Realtime is closed: the message was not sent in time"))
             self.connection.close()
 
+    def abort(self, error: FanwireError) -> None:
+        """Give up opening."""
+        self.failure = error
+        self._settled.set()
+
     def _on_change(self, up: bool) -> None:
         if up:
             self._settled.set()

@@ -16,6 +16,8 @@ from ..schemas import Schema
 from .waiter import Waiter
 
 if TYPE_CHECKING:
+    from anyio import CancelScope
+
     from .states import ChannelRecord
 
 __all__ = ("CHUNK", "Budget", "Entry", "Interest", "InterestLog", "Item", "LogCursor")
@@ -112,6 +114,7 @@ class InterestLog:
         "invalid",
         "large",
         "records",
+        "scopes",
         "sizes",
         "sweep_at",
         "waiters",
@@ -124,6 +127,8 @@ class InterestLog:
         self._refused = refused
         self.entries: list[Entry] = []
         self.sizes: list[int] = []
+        self.scopes: dict[CancelScope, None] = {}
+        """What subscriptions read from history at present, to be cut short at the end."""
         self.base: int = 0
         self.floor: int = 0
         self.end: int = 0
@@ -185,10 +190,14 @@ class InterestLog:
                 waiter.set_result(None)
 
     def finish(self, error: FanwireError | None) -> None:
-        """End every iterator behind what is queued, with ``error`` if there is one."""
+        """End every iterator behind what is queued, with ``error`` if there is one. Only the first time counts."""
+        if self.closed:
+            return
         self.error = error
         self.closed = True
         self.wake()
+        for scope in self.scopes:
+            scope.cancel()
 
     def enter(self, cursor: LogCursor) -> None:
         """Give ``cursor`` the place behind the newest entry."""

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 if TYPE_CHECKING:
     import trio
 
-__all__ = ("Waiter", "WaiterFactory", "checkpoint", "current_loop", "on_trio", "waiter_factory")
+__all__ = ("Waiter", "WaiterFactory", "checkpoint", "current_loop", "on_trio", "runs_anywhere", "waiter_factory")
 
 
 class Waiter(Protocol):
@@ -74,6 +74,14 @@ def on_trio() -> bool:
     """Tell whether this task runs on trio rather than asyncio, without importing trio."""
     trio = sys.modules.get("trio")
     return trio is not None and bool(trio.lowlevel.in_trio_task())
+
+
+def runs_anywhere() -> bool:
+    """Tell whether this thread runs an event loop of any kind."""
+    try:
+        return on_trio() or asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
 
 
 def waiter_factory() -> WaiterFactory:
