@@ -7,7 +7,7 @@ from typing import Generic, Self, TypeVar, final
 
 import anyio
 
-from .errors import MessagesLost
+from .errors import FanwireError
 from .subscription import Subscription
 
 __all__ = ("Batches",)
@@ -25,7 +25,7 @@ class Batches(Generic[Item]):
         self._subscription = subscription
         self._max_size = max_size
         self._max_wait = max_wait
-        self._deferred: MessagesLost | None = None
+        self._deferred: FanwireError | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -49,7 +49,7 @@ class Batches(Generic[Item]):
             while len(batch) < self._max_size and self._deferred is None:
                 try:
                     batch.append(await anext(self._subscription))
-                except MessagesLost as error:
+                except FanwireError as error:
                     # Behind what is in the batch; told when the next one is asked for.
                     self._deferred = error
                 except StopAsyncIteration:

@@ -86,7 +86,9 @@ def check_length(channel: str, capabilities: Capabilities, transport: str) -> No
         InvalidName: it is.
     """
     if len(channel.encode()) > capabilities.max_channel_bytes:
-        raise InvalidName(f"the {transport} transport carries channel names of at most {capabilities.max_channel_bytes} bytes; {channel[:40]!r} has {len(channel.encode())}")
+        raise InvalidName(
+            f"the {transport} transport carries channel names of at most {capabilities.max_channel_bytes} bytes; {channel[:40]!r} has {len(channel.encode())}"
+        )
 
 
 _FLAGS = ("multi_process", "confirmed_publish", "confirmed_subscribe", "idempotent_publish")

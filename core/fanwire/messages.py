@@ -278,7 +278,9 @@ def _cursor(value: Cursor | str) -> Cursor:
     if isinstance(value, str):
         return Cursor.parse(value)
     if not isinstance(value, Cursor):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
-        raise ValueError(f"Start.after() takes a Cursor, such as a message's, its text, or a mapping of channel names to them; got {type(value).__name__}")
+        raise TypeError(
+            f"Start.after() takes a cursor, such as a message has, its text, or a mapping of channel names to cursors; got {type(value).__name__}"
+        )
     return value
 
 

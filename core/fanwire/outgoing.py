@@ -16,7 +16,7 @@ __all__ = ("MARGIN", "MAX_HEADERS_BYTES", "MAX_KEY_BYTES", "check", "encode", "n
 MAX_KEY_BYTES = 255
 MAX_HEADERS_BYTES = 8_192
 
-MARGIN = 16_384
+MARGIN = 65_536
 """An envelope never adds more than this to the payload: names, key and headers are bounded."""
 
 
@@ -27,9 +27,10 @@ def unpack(first: object) -> Outgoing[Any]:  # Any: a payload of any topic
         DeclarationError: it is not.
     """
     if isinstance(first, Outgoing):
-        if first.ref.__class__ is not TopicRef:
-            raise DeclarationError(not_a_ref("an Outgoing", first.ref))
-        return first  # pyright: ignore[reportUnknownVariableType]  # an isinstance cannot tell the parameter, and a cast would cost a call
+        outgoing: Outgoing[Any] = first  # Any: a payload of any topic
+        if outgoing.ref.__class__ is not TopicRef:
+            raise DeclarationError(not_a_ref("an Outgoing", outgoing.ref))
+        return outgoing
     raise DeclarationError(not_a_ref("publish()", first))
 
 

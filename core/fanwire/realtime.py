@@ -16,9 +16,9 @@ from .clock import SYSTEM_CLOCK, Clock
 from .codec import ENVELOPE, Codec
 from .errors import ConfigError, DeclarationError, FanwireError, PartialPublish, Timeout, Unavailable, Unsupported
 from .events import ConnectionEvent, ConnectionState, InvalidMessage, RealtimeStats
-from .hub.told import fresh
 from .hub.join import history_starts, read_history
 from .hub.lanes import Prepared
+from .hub.told import fresh
 from .hub.waiter import checkpoint
 from .messages import Message, Receipt, Start
 from .outgoing import MARGIN, check, encode, not_a_ref, refused, unpack

@@ -15,9 +15,9 @@ from .clock import Clock
 from .codec import Codec
 from .errors import Closed, Unsupported, WrongLoop
 from .hub.engine import Engine
-from .hub.told import fresh
 from .hub.hub import OnInvalid
 from .hub.lanes import Lanes
+from .hub.told import fresh
 from .hub.waiter import current_loop, on_trio, runs_anywhere
 from .transport import Transport
 
@@ -111,7 +111,9 @@ class Session:
             raise Closed("this Realtime was entered before: make another one")
         backend = "trio" if on_trio() else "asyncio"
         if backend not in self.capabilities.async_backends:
-            raise Unsupported(f"the {self._transport.name} transport does not work under {backend}, only under {', '.join(sorted(self.capabilities.async_backends))}")
+            raise Unsupported(
+                f"the {self._transport.name} transport does not work under {backend}, only under {', '.join(sorted(self.capabilities.async_backends))}"
+            )
         engine = self._engine = Engine(
             self._transport,
             codec=self._codec,

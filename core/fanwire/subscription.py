@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from operator import length_hint
 from types import AsyncGeneratorType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, cast, final
 
@@ -15,9 +15,9 @@ import anyio
 from .errors import Closed, MessagesLost, Timeout, Unavailable
 from .events import SubscriptionStats
 from .hub.engine import Engine
-from .hub.told import fresh
 from .hub.join import Join, Seam, history_starts
 from .hub.log import CHUNK, Interest, InterestLog, Item
+from .hub.told import fresh
 from .hub.waiter import Waiter, checkpoint
 from .messages import Gap, RawMessage, Start
 
@@ -63,7 +63,6 @@ class Subscription(Generic[Item_co]):
         "_closed",
         "_engine",
         "_full",
-        "_gap_chunk",
         "_gaps",
         "_invalid",
         "_join",
@@ -86,7 +85,6 @@ class Subscription(Generic[Item_co]):
         self._log: InterestLog | None = None
         self._stream: AsyncGeneratorType[Item_co, None] | None = None
         self._chunk: Iterator[Item] = iter(())
-        self._gap_chunk: Iterator[Item] | None = None
         self._join: Join | None = None
         self._rest: Sequence[Item] = ()
         """Items read from history that are not in the chunk yet; only while there is a join."""
@@ -321,6 +319,11 @@ class Subscription(Generic[Item_co]):
         if position == end or self._closed:
             return False
         if position < log.first:
+            if self._seam is not None and self._engine is not None and (cursors := self._seam.again()) is not None:
+                # Some of what was given up has been shown by history already, and the rest is still there.
+                self._join, self._seam = self._engine.join(log, self, cursors), None
+                log.cursors.pop(self, None)
+                return False
             gap, self.position = log.lag_gap(position)
             return self._meet(gap)
         stop = min(end, position + CHUNK)
@@ -391,7 +394,7 @@ class Subscription(Generic[Item_co]):
         if how == "raise":
             raise MessagesLost(gap)
         if how == "yield":
-            self._chunk = self._gap_chunk = iter((gap,))
+            self._chunk = iter((gap,))
         else:
             _logger.warning("%s", gap)
         return True
@@ -460,6 +463,6 @@ class Subscription(Generic[Item_co]):
         log = self._log
         if log is None:
             return SubscriptionStats(0, 0, 0, 0, 0)
-        in_hand = 0 if self._chunk is self._gap_chunk else length_hint(self._chunk)
-        behind = len(self._rest) if self._join is not None else 0 if self._closed else log.end - self.position
+        in_hand = sum(not isinstance(item, Gap) for item in copy.copy(self._chunk))
+        behind = sum(not isinstance(item, Gap) for item in self._rest) if self._join is not None else 0 if self._closed else log.end - self.position
         return SubscriptionStats(self._taken - in_hand, self._lost, self._gaps, in_hand + behind, log.invalid - self._invalid)

@@ -52,7 +52,7 @@ ORDERED = Capabilities(
 )
 """As core NATS or plain Redis: no positions, no history, repeats and holes told by ids."""
 
-BEST_EFFORT = Capabilities(delivery="at_most_once", ordering="none", multi_process=True, confirmed_publish=False, confirmed_subscribe=False)
+BEST_EFFORT = replace(ORDERED, ordering="none", confirmed_publish=False, confirmed_subscribe=False)
 """As Inngest: nothing is promised."""
 
 LINKED = Capabilities(

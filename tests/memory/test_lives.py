@@ -78,26 +78,37 @@ def _subscribe_and_close_the_loop(broker: MemoryBroker) -> Recorder:
 def test_a_closed_loop_of_the_same_thread_does_not_fail_a_publish() -> None:
     transport = MemoryTransport(unique())
     broker = transport.native(MemoryBroker)
+    loop = asyncio.new_event_loop()
+    connected, go = asyncio.Event(), asyncio.Event()
+    before, after = Recorder(), Recorder()
 
     async def use() -> None:
-        after = Recorder()
-        async with transport.run(after):
+        async with transport.run(before):
             await transport.subscribe({room.name: None}, 1)
-            (link,) = broker._links
-            # As if it had come after this connection, but before its subscribers: the check at a new connection has not seen it.
-            broker._links.insert(0, dead)
-            broker._subscribers[room.name] = {dead: 1, link: 1}
+            connected.set()
+            await go.wait()
+            # The one whose loop is closed comes between two that live.
+            link = broker.connect(after)
+            broker._links.insert(0, dead)  # a new connection clears away what it finds: this one it has not found
+            broker.subscribe(link, [room.name], 1)
             assert isinstance(transport.publish_now(room.name, "a", "p.1", None, b"1"), Receipt)
             assert isinstance((await transport.publish([outbound(2)]))[0], Receipt)
-            assert after.frames == [b"1", b"frame 2"]
-            assert broker._links == [link]
-            assert list(broker._subscribers[room.name]) == [link]
+            broker.disconnect_link(link)
 
+    task = loop.create_task(use())
+    loop.run_until_complete(connected.wait())
     gone = _subscribe_and_close_the_loop(broker)
-    (dead,) = broker._links
-    asyncio.run(use())
+    dead = broker._links.pop()
+    assert dead.direct
+    assert dead.thread == threading.get_ident()
+    go.set()
+    loop.run_until_complete(task)
+    loop.close()
+    assert before.frames == after.frames == [b"1", b"frame 2"]
     assert gone.frames == [b"1"]
     assert dead.broken
+    assert not broker._subscribers
+    assert not broker._links
 
 
 def test_a_new_connection_clears_away_what_its_thread_has_left() -> None:
@@ -183,6 +194,7 @@ async def test_a_loop_that_stands_still_loses_its_connection_and_is_told(monkeyp
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # Python >= 3.12 says so; it is what is tested
 def test_a_child_forked_while_another_thread_publishes_begins_anew() -> None:
     name = unique()
     transport = MemoryTransport(name)

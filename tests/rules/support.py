@@ -275,8 +275,10 @@ class Toy:
         self.sink: Sink | None = None
         self.attempts = 0
         """Connections asked for."""
-        self.refusals: list[FanwireError] = []
+        self.refusals: list[Exception] = []
         """Errors of the next attempts to connect."""
+        self.hang = False
+        """Whether attempts to connect neither succeed nor fail."""
         self.generations: dict[str, int] = {}
         """The channels it delivers."""
         self.subscribes: list[tuple[str, ...]] = []
@@ -304,6 +306,8 @@ class Toy:
     @asynccontextmanager
     async def run(self, sink: Sink, /) -> AsyncGenerator[None, None]:
         self.attempts += 1
+        if self.hang:
+            await anyio.sleep_forever()
         if self.refusals:
             raise self.refusals.pop(0)
         broken = self._broken = anyio.Event()

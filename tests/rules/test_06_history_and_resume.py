@@ -178,7 +178,7 @@ def slow_history(monkeypatch: pytest.MonkeyPatch) -> random.Random:
     return dice
 
 
-async def _joins(seed: int, dice: random.Random) -> int:
+async def _joins(seed: int, dice: random.Random, buffers: tuple[int, int, int] = (1024, 1024, 1024)) -> int:
     """Join at a random moment, by a random form, at random speeds, while one publishes, the network stalls and breaks; return how many messages were checked."""
     dice.seed(seed)
     here, there = pair()
@@ -234,23 +234,55 @@ async def _joins(seed: int, dice: random.Random) -> int:
             }[form]
             assert first in allowed, f"{start}: began with {first}, expected {allowed}"
             lost = check_account(found, first, total - 1)
-            # A reader of a tiny buffer may lag once it is live; nobody else misses anything.
-            assert buffer == 4 or lost == 0, f"{start}: {found}"
+            # A reader of a tiny buffer may lag once it is live, and then the count is exact; nobody else misses anything.
+            assert buffer < 1024 or lost == 0, f"{start}: {found}"
             assert all(item.reason is GapReason.LAGGED for item in found if isinstance(item, Gap))
             checked += len(found)
 
         cursors += await _fill(publisher, range(dice.randrange(1, 40)))
         tasks.start_soon(publish)
-        for buffer in (4, 1024, 1024):
+        for buffer in buffers:
             tasks.start_soon(subscriber, buffer)
     return checked
 
 
 async def test_the_join_is_exact_under_concurrent_publishing(slow_history: random.Random) -> None:
     checked = 0
-    for seed in range(40):
+    for seed in range(25):
         checked += await _joins(seed, slow_history)
-    assert checked > 4000
+    assert checked > 2500
+
+
+async def test_who_lags_right_behind_the_join_is_told_exactly_what_is_missing(slow_history: random.Random) -> None:
+    checked = 0
+    for seed in range(40):
+        checked += await _joins(seed, slow_history, (4, 4, 2))
+    assert checked > 1000
+
+
+async def test_frames_that_history_has_shown_already_are_not_counted_as_lost() -> None:
+    """They arrive late, all at once, and do not fit into the buffer: that costs nobody anything."""
+    here, there = pair()
+    async with Realtime(here) as rt, Realtime(there) as publisher, rt.subscribe(room) as neighbour:
+        await _fill(publisher, range(3))
+        await take(neighbour, 3)
+        there.faults.stall()
+        cursors = await _fill(publisher, range(3, 20))
+        async with rt.subscribe(room, start=Start.after(cursors[0]), buffer=4).with_gaps() as messages:
+            assert told(await take(messages, 16)) == list(range(4, 20))
+            async with anyio.create_task_group() as tasks:
+                found: list[int | Gap] = []
+
+                async def go_on() -> None:
+                    found.extend(await upto(messages, 20))
+
+                tasks.start_soon(go_on)
+                await settle()  # it waits for the live log now
+                there.faults.resume()
+                await take(neighbour, 17)
+                await _fill(publisher, range(20, 21))
+            assert found == [20]
+            assert messages.stats() == (17, 0, 0, 0, 0)
 
 
 async def test_the_check_notices_live_messages_that_history_has_shown_already(slow_history: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,9 +360,10 @@ async def test_a_slow_consumers_catch_up_never_turns_into_a_lag_gap_by_itself() 
 
 
 async def test_catching_up_ends_although_publishing_does_not() -> None:
-    """Each time a page is on its way one more message is published: it has to go live all the same, not read a page for every message."""
+    """While a page is on its way one more message is published, every time: it has to go live all the same, and must not take the page for a stale one."""
+    clock = ManualClock()
     toy = ToyWithHistory(KEPT_LOG)
-    async with Realtime(toy) as rt:
+    async with passing(clock), Realtime(toy, clock=clock) as rt:
         for number in range(1, 11):
             await rt.publish(room.a, number)
         published = 10
@@ -344,11 +377,38 @@ async def test_catching_up_ends_although_publishing_does_not() -> None:
         toy.on_history = meanwhile
         async with rt.subscribe(room, start=Start.EARLIEST).with_gaps() as messages:
             for expected in range(1, 200):
-                assert told([await anext(messages)]) == [expected]
+                assert told(await take(messages, 1)) == [expected]
                 if published < expected + 2:
                     published += 1
                     await rt.publish(room.a, published)
             assert len(toy.reads) < 10, f"{len(toy.reads)} pages were read for {published} messages"
+            assert clock.slept == []
+
+
+async def test_a_repair_ends_although_publishing_does_not() -> None:
+    clock = ManualClock()
+    toy = ToyWithHistory(KEPT_LOG)
+    async with passing(clock), Realtime(toy, clock=clock) as rt, rt.subscribe(room).with_gaps() as messages:
+        published = 2
+
+        async def meanwhile(page: HistoryPage) -> HistoryPage:
+            nonlocal published
+            published += 1
+            if published < 200:
+                await rt.publish(room.a, published)
+            return page
+
+        toy.on_history = meanwhile
+        await rt.publish(room.a, 0)
+        toy.append(room.name, frame_of(room.a, 1, "p.1"), "00000001", deliver=False)
+        await rt.publish(room.a, 2)
+        await until(lambda: bool(toy.reads), "it is being repaired")
+        await until(lambda: _is_live(rt), "it is repaired")
+        await rt.publish(room.a, 1000)
+        found = await upto(messages, 1000)
+        assert found == [*range(len(found) - 1), 1000]
+        assert len(toy.reads) < 10, f"{len(toy.reads)} pages were read for {len(found)} messages"
+        assert clock.slept == []
 
 
 async def test_entering_survives_a_connection_that_breaks_while_history_is_read() -> None:

@@ -7,8 +7,8 @@ URLs
 
 Delivery
     Exactly once, in one order per channel for all subscribers. Messages take the same path as with any transport: they are encoded and parsed, never handed over as
-    objects. A publish returns when every subscriber in the same event loop has it in its buffer. For another event loop at most 65,536 messages wait: one that stands still
-    for longer loses its connection, connects again and reads from history what it has missed, or is told of the gap.
+    objects. A publish returns when every subscriber in the same event loop has it in its buffer. For another event loop at most 65,536 messages wait: one that
+    stands still for longer loses its connection, connects again and reads from history what it has missed, or is told of the gap.
 
 Names
     Taken as they are; the namespace keeps two applications on one broker apart.

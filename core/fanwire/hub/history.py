@@ -61,8 +61,9 @@ class HistoryReader:
         give_up = self._clock.monotonic() + _STALE_DEADLINE
         asked_again = False
         while True:
+            newest = known()  # before reading: what is published meanwhile may be missing in the page
             page = await self._transport.history(self.channel, start=self.after, limit=PAGE)
-            verdict, entries = verify(self.after, known(), page, self._links)
+            verdict, entries = verify(self.after, newest, page, self._links)
             if verdict is None and not entries and not caught_up(self.after, page.head):
                 if asked_again:
                     assert page.head is not None
@@ -133,6 +134,8 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
             hub.announce(record, fault.reason, fault.lost)
             # What follows continues from here, wherever that is.
             record.position = None if entries else reader.head
+        if fault is not None and not entries and not caught_up(record.position, record.target):
+            record.position = None  # history ends before what was seen live: it has nothing more to tell
         for entry in entries:
             hub.replay(record, entry)
         if record.position is None or caught_up(record.position, record.target):

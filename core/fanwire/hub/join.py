@@ -72,12 +72,22 @@ class Seam:
 
     def __init__(self, read: Mapping[str, Cursor | None], seen: dict[_Name, None] | None) -> None:
         self._read = {channel: cursor for channel, cursor in read.items() if cursor is not None}
+        self._last = dict(read)
         self._seen = seen
         self._left = _SEEN if seen else 0
 
     def filter(self, items: list[Item]) -> list[Item]:
         """Return the items that are new."""
-        return [item for item in items if self._new(item)]
+        found = [item for item in items if self._new(item)]
+        for item in found:
+            if not isinstance(item, Gap):
+                self._last[item.channel] = item.cursor
+        return found
+
+    def again(self) -> Mapping[str, Cursor] | None:
+        """Return behind which cursors to read history once more, if the live log gives up entries of which some may have been shown; ``None`` if that is unknown."""
+        cursors = {channel: cursor for channel, cursor in self._last.items() if cursor is not None}
+        return cursors if len(cursors) == len(self._last) else None
 
     @property
     def over(self) -> bool:
@@ -117,6 +127,8 @@ class Join:
         self._due = dict.fromkeys(self._readers)
         """Channels to read next."""
         self._pinned = False
+        self._targets: dict[str, Cursor | None] = {}
+        """Each channel's newest position when the place in the live log was taken: history is to be read that far."""
         self._seen: dict[_Name, None] | None = None if hub.capabilities.delivery == "exactly_once" else {}
 
     async def open(self) -> list[Item]:
@@ -155,7 +167,10 @@ class Join:
 
     def _reached(self, channel: str) -> bool:
         reader = self._readers[channel]
-        return reader.at_head() and (not self._pinned or reader.after is None or caught_up(reader.after, self._position(channel)))
+        if not self._pinned:
+            return reader.at_head()
+        target = self._targets.get(channel)
+        return reader.at_head() if target is None or reader.after is None else caught_up(reader.after, target)
 
     def finish(self) -> Seam | None:
         """Try to go over to the live log, now; return ``None`` if there is more to read first. Everything here happens at one instant."""
@@ -167,6 +182,7 @@ class Join:
         self._pinned = True
         log.decode()  # as a subscription does it before it takes its place
         log.enter(self._cursor)
+        self._targets = {channel: self._position(channel) for channel in self._readers}
         self._due = {channel: None for channel, reader in self._readers.items() if not self._knows_all(reader)}
         return None if self._due else Seam({channel: reader.after for channel, reader in self._readers.items()}, self._seen)
 

@@ -78,10 +78,13 @@ def on_trio() -> bool:
 
 def runs_anywhere() -> bool:
     """Tell whether this thread runs an event loop of any kind."""
+    if on_trio():
+        return True
     try:
-        return on_trio() or asyncio.get_running_loop() is not None
+        asyncio.get_running_loop()
     except RuntimeError:
         return False
+    return True
 
 
 def waiter_factory() -> WaiterFactory:
