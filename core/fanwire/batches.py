@@ -25,15 +25,11 @@ class Batches(Generic[Item]):
         self._subscription = subscription
         self._max_size = max_size
         self._max_wait = max_wait
-        self._deferred: FanwireError | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Sequence[Item]:
-        if self._deferred is not None:
-            error, self._deferred = self._deferred, None
-            raise error
         batch = [await anext(self._subscription)]
         try:
             batch += self._subscription.take_now(self._max_size - len(batch))
@@ -46,12 +42,13 @@ class Batches(Generic[Item]):
 
     async def _wait_for_more(self, batch: list[Item]) -> None:
         with anyio.move_on_after(self._max_wait):
-            while len(batch) < self._max_size and self._deferred is None:
+            while len(batch) < self._max_size:
                 try:
                     batch.append(await anext(self._subscription))
                 except FanwireError as error:
                     # Behind what is in the batch; told when the next one is asked for.
-                    self._deferred = error
+                    self._subscription.owe(error)
+                    return
                 except StopAsyncIteration:
                     return
                 else:

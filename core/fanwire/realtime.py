@@ -429,7 +429,9 @@ class Realtime(Session):
             raise ValueError(f"history() reads one channel, got {len(interest.topics)}")
         check_channels(interest, self.capabilities, self._transport.name)
         check_start(start, self.capabilities, self._transport.name)
-        return await read_history(self._usable(), interest, start, limit)
+        engine = self._usable()
+        await checkpoint()
+        return await read_history(engine, interest, start, limit)
 
     # ------------------------------------------------------------------ figures
 
@@ -457,6 +459,7 @@ class Realtime(Session):
         engine = self._usable()
         if engine.connection.state is not ConnectionState.CONNECTED:
             raise Unavailable(f"{self._transport.name}: there is no connection") from engine.connection.error
+        await checkpoint()
         begin = self._clock.monotonic()
         with anyio.move_on_after(self.timeout):
             await self._transport.ping()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar
 
 import anyio
 
-from .errors import Closed, MessagesLost, Timeout, Unavailable
+from .errors import Closed, FanwireError, MessagesLost, Timeout, Unavailable
 from .events import SubscriptionStats
 from .hub.engine import Engine
 from .hub.join import Join, Seam, history_starts
@@ -67,6 +67,7 @@ class Subscription(Generic[Item_co]):
         "_invalid",
         "_join",
         "_log",
+        "_owed",
         "_lost",
         "_realtime",
         "_request",
@@ -91,6 +92,7 @@ class Subscription(Generic[Item_co]):
         self._seam: Seam | None = None
         self._waiter: Waiter | None = None
         self._closed = False
+        self._owed: FanwireError | None = None
         self._full = False
         self._taken = 0
         self._lost = 0
@@ -156,6 +158,7 @@ class Subscription(Generic[Item_co]):
         if self._log is not None:
             raise RuntimeError("this subscription was entered before: call rt.subscribe(...) for another one")
         engine = self._engine = self._realtime._usable()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # two halves of one façade
+        await checkpoint()  # entering again and again must neither starve others nor ignore a cancellation
         log = self._log = engine.hub.attach(self._request.interest)
         # The log's interest is equal; keeping only that one lets a thousand subscriptions share it.
         self._request = replace(self._request, interest=log.interest)
@@ -241,8 +244,14 @@ class Subscription(Generic[Item_co]):
         while True:
             for item in self._chunk:
                 return cast("Item_co", item)  # the request decides what a log's items are
+            self._settle()
             if not self._take() and not await self._more():
                 raise StopAsyncIteration
+
+    def _settle(self) -> None:
+        if self._owed is not None:
+            error, self._owed = self._owed, None
+            raise error
 
     def _stay(self) -> None:
         self._realtime._stay()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # two halves of one façade
@@ -268,6 +277,7 @@ class Subscription(Generic[Item_co]):
                     yield item
                 if chunk is not self._chunk:
                     continue  # somebody took the next chunk by anext() meanwhile
+                self._settle()
                 while self._join is None and self._seam is None and not log.gaps:
                     position, end = self.position, log.end
                     if position == end:
@@ -353,6 +363,10 @@ class Subscription(Generic[Item_co]):
         while len(found) < limit and not self._gap_ahead() and self._take():
             found += islice(self._chunk, limit - len(found))
         return cast("list[Item_co]", found)
+
+    def owe(self, error: FanwireError) -> None:
+        """Raise ``error`` when the next item is asked for: it was met behind items that are handed out first."""
+        self._owed = error
 
     def give_back(self, items: Sequence[Item_co]) -> None:
         """Put items back in front of what is still to come."""

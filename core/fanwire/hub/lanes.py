@@ -23,7 +23,7 @@ from ..topics import TopicRef
 from ..transport import Outbound, SupportsImmediatePublish, Transport
 from .publishers import Counter, Publishers, TimeStamps
 from .told import fresh
-from .waiter import Waiter, WaiterFactory, checkpoint
+from .waiter import Waiter, WaiterFactory, checkpoint, checkpoint_if_cancelled
 
 __all__ = ("Lanes", "Prepared")
 
@@ -246,6 +246,7 @@ class Lanes:
             raise fresh(self._failure)
         for message in messages:
             self.admit(message.ref.channel)
+        await checkpoint_if_cancelled()  # whoever is cancelled already publishes nothing
         call = _Call(messages)
         for entry in call.entries:
             lane = self._lanes.get(entry.channel)
@@ -328,15 +329,14 @@ class Lanes:
             taken = 0
             while lane.entries and len(batch) < _BATCH and size < _BATCH_BYTES:
                 entry = lane.entries.popleft()
-                if entry.state is _State.ABANDONED:
-                    self._publishers.renew(channel)
-                    continue
                 if channel in entry.call.refused:
                     entry.call.finish(entry, _not_sent(channel))
                     continue
                 if entry.outbound is None:
                     entry.outbound = self._outbound(entry.prepared)
-                entry.state = _State.SENT
+                if entry.state is not _State.ABANDONED:
+                    # One that was abandoned in flight goes out again like the others: without it there would be a hole in the numbers.
+                    entry.state = _State.SENT
                 batch.append(entry)
                 taken += 1
                 size += len(entry.outbound.frame)

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Protocol
 
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 if TYPE_CHECKING:
     import trio
 
-__all__ = ("Waiter", "WaiterFactory", "checkpoint", "current_loop", "on_trio", "runs_anywhere", "waiter_factory")
+__all__ = ("Waiter", "WaiterFactory", "checkpoint", "checkpoint_if_cancelled", "current_loop", "on_trio", "runs_anywhere", "waiter_factory")
 
 
 class Waiter(Protocol):
