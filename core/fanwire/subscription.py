@@ -284,7 +284,7 @@ class Subscription(Generic[Item_co]):
                         if log.closed or self._closed or self._waiter is not None:
                             break
                         waiter = self._waiter = new_waiter()
-                        log.waiters.append(waiter)
+                        log.park(waiter)
                         try:
                             await waiter
                         except BaseException:
@@ -436,7 +436,7 @@ class Subscription(Generic[Item_co]):
         if self._waiter is not None:
             raise RuntimeError("another task is iterating this subscription: make one subscription per task, they share their messages")
         waiter = self._waiter = engine.new_waiter()
-        log.waiters.append(waiter)
+        log.park(waiter)
         try:
             await waiter
         except BaseException:

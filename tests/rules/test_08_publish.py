@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
-from anyio.lowlevel import checkpoint
 
 from fanwire import Channel, Gap, Outgoing, Realtime, Receipt, static_schema, topic
 from fanwire.errors import (
@@ -135,6 +135,7 @@ async def test_publish_many_is_one_round_trip_over_all_channels() -> None:
 async def test_concurrent_publishes_coalesce_into_one_batch() -> None:
     toy = Toy()
     async with Realtime(toy) as rt:
+        await settle()
         async with anyio.create_task_group() as tasks:
             for number in range(50):
                 tasks.start_soon(rt.publish, (room if number % 2 else other).a, number)
@@ -179,27 +180,34 @@ async def test_coalescing_does_not_mix_up_who_gets_which_answer() -> None:
     assert {number: str(error) for number, error in errors.items()} == {n: f"no b'{n}'" for n in range(3, 60, 10)}
 
 
+class _Suspensions:
+    """Runs a coroutine and counts how often it lets go of the event loop."""
+
+    def __init__(self, coroutine: Coroutine[object, object, object]) -> None:
+        self.number = 0
+        self._steps = coroutine.__await__()
+
+    def __await__(self) -> Generator[object, object, None]:
+        sent: object = None
+        while True:
+            try:
+                step = self._steps.send(sent)
+            except StopIteration:
+                return
+            self.number += 1
+            sent = yield step
+
+
 async def test_on_memory_a_lone_publish_does_not_suspend_but_for_fairness() -> None:
-    async with Realtime(MemoryTransport()) as rt, rt.subscribe(room), anyio.create_task_group() as tasks:
-        turns = 0
-
-        async def others() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await checkpoint()
-
-        tasks.start_soon(others)
-        await settle(5)
+    async with Realtime(MemoryTransport()) as rt, rt.subscribe(room):
         at: list[int] = []
         for number in range(640):
-            before = turns
-            await rt.publish(room.a, number)
-            if turns != before:
+            publish = _Suspensions(rt.publish(room.a, number))
+            await publish
+            if publish.number:
                 at.append(number)
-        tasks.cancel_scope.cancel()
         assert len(at) == 10
-        assert {later - earlier for earlier, later in zip(at, at[1:], strict=False)} == {64}
+        assert {later - earlier for earlier, later in pairwise(at)} == {64}
 
 
 # ---------------------------------------------------------------------- timeouts
@@ -271,9 +279,8 @@ async def test_a_timeout_of_many_tells_each_ones_fate() -> None:
         assert isinstance(also, Receipt)
         assert isinstance(waiting, Timeout)
         assert "it was not sent" in str(waiting)
-        with pytest.raises(PartialPublish) as caught:
+        with pytest.raises(Timeout, match="it was not sent"):  # all of them, for one reason
             await rt.publish_many([other.a(5), other.a(6)], timeout=0.02)
-        assert ["it was not sent" in str(result) for result in caught.value.results] == [True, True]
         go.set()
         await until(lambda: left_behind(rt) == QUIET, "all is sent")
         assert sorted(number for batch in _numbers(toy) for number in batch) == [1, 2, 4]
@@ -281,17 +288,18 @@ async def test_a_timeout_of_many_tells_each_ones_fate() -> None:
 
 async def test_a_timeout_of_one_message_given_to_publish_many_is_raised_as_it_is() -> None:
     toy = Toy()
-    _blocking(toy, room.name)
+    go = _blocking(toy, room.name)
     async with Realtime(toy) as rt:
         with pytest.raises(Timeout, match="outcome is unknown"):
             await rt.publish_many([room.a(1)], timeout=0.02)
+        go.set()
 
 
 # ---------------------------------------------------------------------- idempotency keys
 
 
 async def test_a_repeat_under_the_same_key_is_suppressed_by_the_broker_that_can() -> None:
-    async with Realtime(MemoryTransport()) as rt, rt.subscribe(room, other.a).with_gaps() as messages:
+    async with Realtime(MemoryTransport()) as rt, rt.subscribe(room.a, room.b, other.a).with_gaps() as messages:
         first = await rt.publish(room.a, 1, key="k")
         again = await rt.publish(room.b, -1, key="k")
         assert again.duplicate
@@ -429,7 +437,7 @@ async def test_what_is_no_topic_is_refused_with_what_would_have_been_right(case:
 
 async def test_a_partial_refusal_raises_the_results_and_a_prefix_of_the_channel_is_accepted() -> None:
     transport = MemoryTransport()
-    async with Realtime(transport) as rt, rt.subscribe(room, other.a).with_gaps() as messages:
+    async with Realtime(transport) as rt, rt.subscribe(room.a, room.b, other.a).with_gaps() as messages:
         transport.faults.refuse(PermissionDenied("quota"), skip=2, channel=room.name)
         with pytest.raises(PartialPublish, match="3 of 7 messages were not accepted: quota") as caught:
             await rt.publish_many([room.a(1), other.a(11), room.b(2), room.a(-1), other.a(12), room.a(-2), room.b(-3)])

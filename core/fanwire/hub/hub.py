@@ -453,8 +453,11 @@ class Hub:
             _logger.exception("the on_invalid hook failed on channel %r", channel)
 
     def _shrink(self) -> None:
-        largest = max(self.logs.values(), key=lambda log: log.bytes, default=None)
-        if largest is not None:
+        """Let the largest logs give up their older halves until all fit."""
+        while self.budget.used > self.budget.limit:
+            largest = max(self.logs.values(), key=lambda log: log.bytes, default=None)
+            if largest is None or not largest.bytes:
+                return
             largest.shrink()
 
     def end(self, error: FanwireError | None) -> None:

@@ -161,8 +161,6 @@ class InterestLog:
         """Append ``item`` of ``size`` bytes and wake who waits."""
         waiters = self.waiters
         if waiters:
-            if len(waiters) == len(self.cursors) and self.entries:
-                self._free()
             self.waiters = []
             for waiter in waiters:
                 if not waiter.done():
@@ -173,10 +171,16 @@ class InterestLog:
         if self.end >= self.sweep_at or size > self.large:
             self._sweep()
 
+    def park(self, waiter: Waiter) -> None:
+        """Let a subscription wait that has taken everything; when all of them do, nothing needs to be kept."""
+        self.waiters.append(waiter)
+        if len(self.waiters) == len(self.cursors) and self.base != self.end:
+            self._free()
+
     def push_gap(self, gap: Gap) -> None:
         """Append a gap at this very position."""
         self.push(gap, 0)
-        # Behind push(), which forgets all gaps if everybody has caught up.
+        # Behind push(): the entry is there now.
         self.gaps.append((self.end - 1, gap.lost))
         if len(self.gaps) > _MAX_GAPS and self.gaps[1][0] < self.first:
             # Both are given up. Only a subscriber this far behind can be told about both at once; it then learns that the count is unknown.
