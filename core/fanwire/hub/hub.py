@@ -7,17 +7,16 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, final
 
-from pydantic_core import from_json
-
 from ..capabilities import Capabilities
 from ..clock import Clock
 from ..codec import Codec, Decoded, InvalidFrame
 from ..errors import FanwireError
 from ..events import InvalidMessage
-from ..messages import Cursor, Gap, GapReason, MutableMessage, RawMessage, make_message
+from ..messages import Cursor, Gap, GapReason, MutableMessage, make_message
 from ..schemas import Schema, field_errors
 from ..transport import HistoryEntry
 from .continuity import Continuity, Links, Verdict, judge, missing
+from .decoding import parse_time, raw_message
 from .log import Budget, Entry, Interest, InterestLog, Item
 from .routes import ANYTHING, Route, add_route, remove_route
 from .states import ChannelRecord, Event, Phase, PlainTopic
@@ -225,7 +224,7 @@ class Hub:
     def _note_time(self, stamp: bytes) -> bool:
         """Parse the time stamp of a plain frame; those of one burst are the same."""
         try:
-            self._when = _time(stamp.decode())
+            self._when = parse_time(stamp.decode())
         except (InvalidFrame, UnicodeDecodeError):
             return False
         self._stamp = stamp
@@ -395,7 +394,7 @@ class Hub:
         """Parse a payload; ``None`` if that fails, which is reported."""
         try:
             if schema is None:
-                return _raw(decoded, created_at, position, frame)
+                return raw_message(decoded, created_at, position, frame)
             if decoded.kind != "data":
                 return _IGNORED
             data = schema.load(decoded.data)
@@ -433,7 +432,7 @@ class Hub:
         return new
 
     def _time_of(self, decoded: Decoded) -> datetime:
-        return datetime.fromtimestamp(self._clock.time(), UTC) if decoded.created_at is None else _time(decoded.created_at)
+        return datetime.fromtimestamp(self._clock.time(), UTC) if decoded.created_at is None else parse_time(decoded.created_at)
 
     def _refused(self, channel: str, topic: str, error: Exception, frame: bytes) -> None:
         """Report a payload that its schema refuses."""
@@ -472,32 +471,5 @@ _NOWHERE = Cursor("", 0)
 """Stands for "no position" while a frame of a transport without positions is held."""
 
 
-def _time(text: str) -> datetime:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidFrame("created_at is not an RFC 3339 time") from error
-    if when.tzinfo is None:
-        raise InvalidFrame("created_at has no time zone")
-    return when if when.tzinfo is UTC else when.astimezone(UTC)
-
-
 _IGNORED = Gap(None, GapReason.HOLE, 0)
 """Stands for a frame that is neither wanted nor wrong."""
-
-
-def _raw(decoded: Decoded, created_at: datetime, position: Cursor | None, frame: bytes) -> RawMessage:
-    return RawMessage(
-        id=decoded.id,
-        channel=decoded.channel,
-        topic=decoded.topic,
-        json=decoded.data,
-        kind=decoded.kind,
-        created_at=created_at,
-        cursor=position,
-        run_id=decoded.run_id,
-        key=decoded.key,
-        headers=decoded.headers,
-        frame=frame,
-        data=from_json(decoded.data, allow_inf_nan=False),
-    )
