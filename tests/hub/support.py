@@ -198,6 +198,10 @@ class FakeTransport:
         self.heads: dict[str, Cursor | None] = {}
         self.on_unsubscribe: Callable[[], Awaitable[None]] | None = None
         self.pings = 0
+        self.hang = False
+        """Connecting takes for ever."""
+        self.quiet = False
+        """A connection that breaks ends without an error."""
         self._broken = anyio.Event()
         self._error: BaseException = ConnectionLost("fake: broken")
 
@@ -219,6 +223,8 @@ class FakeTransport:
         failure = self.connects.pop(0) if self.connects else None
         if failure is not None:
             raise failure
+        if self.hang:
+            await anyio.sleep_forever()
         self.sink = sink
         self._broken = broken = anyio.Event()
         try:
@@ -229,7 +235,7 @@ class FakeTransport:
         finally:
             self.sink = None
             self.generations.clear()
-        if broken.is_set():
+        if broken.is_set() and not self.quiet:
             raise self._error
 
     async def _watch(self, scope: anyio.CancelScope) -> None:

@@ -136,15 +136,15 @@ def told(items: Iterable[Message[int] | Gap]) -> list[int | Gap]:
 # ---------------------------------------------------------------------- the account of a stream
 
 
-def check_account(items: Sequence[int | Gap], first: int, last: int) -> int:
+def check_account(items: Sequence[int | Gap], first: int, last: int, *, at_most: bool = False) -> int:
     """Assert that each number from ``first`` to ``last`` came once and in order, or is accounted for by a gap at its very place.
 
-    A gap with a count stands for exactly so many; one without a count for any number.
+    A gap with a count stands for exactly so many, or with ``at_most`` for so many at most; one without a count for any number.
 
     Returns:
         How many were missing.
     """
-    expected, missing, unknown = first, 0, False
+    shown, expected, missing, unknown = first - 1, first, 0, False
     for item in items:
         if isinstance(item, Gap):
             if item.lost is None:
@@ -152,13 +152,13 @@ def check_account(items: Sequence[int | Gap], first: int, last: int) -> int:
             else:
                 assert item.lost > 0, f"{item!r} announces nothing"
                 expected += item.lost
-                missing += item.lost
             continue
-        assert item == expected or (unknown and item > expected), f"got {item} where {expected} is next: {items}"
-        missing += item - expected
-        expected, unknown = item + 1, False
+        accounted = item == expected or (unknown and item > expected) or (at_most and shown < item <= expected)
+        assert accounted, f"got {item} where {expected} is next: {items}"
+        missing += item - shown - 1
+        shown, expected, unknown = item, item + 1, False
     assert expected == last + 1 or unknown, f"ended before {expected}, expected {last} as the last: {items}"
-    return missing
+    return missing + expected - shown - 1
 
 
 # ---------------------------------------------------------------------- looking inside

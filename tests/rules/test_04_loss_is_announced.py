@@ -10,10 +10,9 @@ from typing import Literal
 import anyio
 import pytest
 
-from fanwire import Gap, GapReason, Message, Realtime, Receipt, Subscription
-from fanwire.errors import ConnectionLost, FanwireError, InvalidPayload, MessagesLost, PermissionDenied, Timeout
+from fanwire import Cursor, Gap, GapReason, Message, Realtime, Receipt, Start, Subscription
+from fanwire.errors import ConnectionLost, CursorExpired, FanwireError, InvalidPayload, MessagesLost, PermissionDenied, Timeout
 from fanwire.events import SubscriptionStats
-from fanwire.hub import connection
 from fanwire.hub.hub import Hub
 from fanwire.hub.log import InterestLog
 from fanwire.hub.publishers import Publishers
@@ -57,8 +56,8 @@ async def _readers_of_all_speeds(seed: int) -> int:
     """Nine readers with buffers of 3, 7 and 16, three on each log, while a publisher goes on regardless; return how many gaps there were."""
     dice = random.Random(seed)
     last = 199
+    accounts: list[list[int | Gap]] = []
     async with Realtime(MemoryTransport()) as rt, anyio.create_task_group() as tasks:
-        accounts: list[list[int | Gap]] = []
 
         async def reader(buffer: int, patience: int, ready: anyio.Event) -> None:
             account: list[int | Gap] = []
@@ -621,36 +620,50 @@ async def test_a_retry_is_neither_hole_nor_repeat() -> None:
 # ---------------------------------------------------------------------- everything at once
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reconnect without waiting."""
-    monkeypatch.setattr(connection, "backoff", lambda _: 0.0)
-
-
-async def _storm(seed: int) -> int:
-    """Drop, lose, repeat, sever, trim and restart while readers of all kinds come and go; return how many gaps were told."""
-    dice = random.Random(seed)
+async def _storm(seed: int, dice: random.Random) -> int:
+    """Drop, lose, repeat, delay, sever, trim and restart while readers of all kinds come and go; return how many gaps were told."""
+    dice.seed(seed)
     here, there = pair(history=dice.choice((8, 1000)))
-    accounts: list[list[int | Gap]] = []
-    published = 0
-    finished = anyio.Event()
+    gaps = published = expired = 0
+    cursors: list[Cursor] = []
+    readers = 6
     async with Realtime(here, linger=dice.choice((0.0, 0.01))) as rt, Realtime(there) as publisher, anyio.create_task_group() as tasks:
 
-        async def reader() -> None:
+        async def reader(late: bool) -> None:
+            nonlocal gaps, readers, expired
+            await tumble(dice, 400 if late else 1)
             account: list[int | Gap] = []
-            async with rt.subscribe(room, buffer=dice.choice((4, 1024))).with_gaps() as messages:
-                first = published
-                accounts.append(account)
-                while not finished.is_set() or not account or account[-1] != published - 1:
-                    account += told([await anext(messages)])
-                    await tumble(dice, 6)
-            # What was published while it was being made ready may be seen or not.
-            begin = next((item for item in account if not isinstance(item, Gap)), first)
-            check_account(account, min(begin, first) if not isinstance(account[0], Gap) else first, published - 1)
+            patience, length = dice.choice((2, 6)), dice.choice((15, 10_000))
+            place = max(0, len(cursors) - 3)
+            starts = (Start.LIVE, Start.EARLIEST, Start.last(5), Start.after(cursors[place])) if cursors else (Start.LIVE,)
+            start = dice.choice(starts)
+            try:
+                async with rt.subscribe(room, start=start, buffer=dice.choice((4, 1024))).with_gaps() as messages:
+                    ready = published
+                    readers -= 1
+                    while len(account) < length and (not finished.is_set() or account[-1:] != [published - 1]):
+                        account += told([await anext(messages)])
+                        await tumble(dice, patience)
+            except CursorExpired:
+                assert start.kind == "after"
+                readers -= 1
+                expired += 1
+                return
+            gaps += sum(isinstance(item, Gap) for item in account)
+            begin = _begin(account)
+            if begin is not None:
+                # What was published before and is still on its way may be seen by who comes to a channel that is live already.
+                assert start.kind != "live" or begin <= ready, f"began with {begin}, expected {ready} at the latest: {account}"
+                assert start.kind != "after" or begin <= place + 1, f"began with {begin}, expected {place + 1}: {account}"
+                last = next((item for item in reversed(account) if isinstance(item, int)), None)
+                if last is not None:
+                    # A reader that history has led beyond what this process had received counts that, too, as what a repair could not find.
+                    check_account(account[: account.index(last) + 1], begin, last, at_most=start.kind != "live")
 
-        for _ in range(3):
-            tasks.start_soon(reader)
-        await until(lambda: len(accounts) == 3, "all are ready")
+        finished = anyio.Event()
+        for late in (False, False, False, True, True, True):
+            tasks.start_soon(reader, late)
+        await until(lambda: readers <= 3, "the first are ready")
         for _ in range(120):
             trouble = dice.random()
             if trouble < 0.05:
@@ -663,44 +676,64 @@ async def _storm(seed: int) -> int:
                 there.faults.trim(room.name, keep=dice.randrange(4))
             elif trouble < 0.125:
                 there.faults.new_epoch(room.name)
+            elif trouble < 0.15:
+                there.faults.stall()
+            elif trouble < 0.20:
+                there.faults.resume()
             published += 1
-            await publisher.publish(room.a if published % 2 else room.b, published - 1)
+            receipt = await publisher.publish(room.a if published % 2 else room.b, published - 1)
+            assert receipt.cursor is not None
+            cursors.append(receipt.cursor)
             await tumble(dice, 5)
         # The last is always seen: nothing befalls it, and everybody is connected.
         there.faults.scripts.clear()
-        await until(lambda: len(engine_of(rt).hub.channels) == 1 and engine_of(rt).hub.channels[room.name].phase is Phase.LIVE, "it is live")
+        there.faults.resume()
+        await until(lambda: readers == 0, "all have come")
+        await until(lambda: all(record.phase in {Phase.LIVE, Phase.LINGERING} for record in engine_of(rt).hub.channels.values()), "it is live")
         published += 1
         finished.set()
         await publisher.publish(room.a, published - 1)
-    return sum(isinstance(item, Gap) for account in accounts for item in account)
+    return gaps
 
 
-async def test_whatever_happens_each_message_is_shown_once_or_announced(at_once: None) -> None:
+def _begin(account: Sequence[int | Gap]) -> int | None:
+    """Return the number that the first item stands for, if that is known."""
+    missing = 0
+    for item in account:
+        if isinstance(item, int):
+            return item - missing
+        if item.lost is None:
+            return None
+        missing += item.lost
+    return None
+
+
+async def test_whatever_happens_each_message_is_shown_once_or_announced(slow_history: random.Random) -> None:
     gaps = 0
     for seed in range(25):
         with anyio.fail_after(20):
-            gaps += await _storm(seed)
+            gaps += await _storm(seed, slow_history)
     assert gaps > 50
 
 
-async def test_the_check_notices_gaps_that_are_not_told(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_check_notices_gaps_that_are_not_told(slow_history: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InterestLog, "push_gap", lambda *_: None)
-    with pytest.raises(ExceptionGroup) as caught:
-        for seed in range(25):
-            with anyio.fail_after(20):
-                await _storm(seed)
-    assert caught.group_contains(AssertionError)
+    await _is_noticed(slow_history)
 
 
-async def test_the_check_notices_repeats_that_are_not_dropped(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_check_notices_repeats_that_are_not_dropped(slow_history: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
     deliver = Hub.deliver
 
     def blind(hub: Hub, channel: str, generation: int, frame: bytes, position: object, prev: object) -> None:
         deliver(hub, channel, generation, frame, None, None)
 
     monkeypatch.setattr(Hub, "deliver", blind)
+    await _is_noticed(slow_history)
+
+
+async def _is_noticed(dice: random.Random) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         for seed in range(25):
             with anyio.fail_after(20):
-                await _storm(seed)
+                await _storm(seed, dice)
     assert caught.group_contains(AssertionError)

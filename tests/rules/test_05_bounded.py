@@ -230,7 +230,7 @@ async def test_a_subscription_that_leaves_frees_what_only_it_has_not_read() -> N
 
 async def _turns_of(publishes: int, rt: Realtime) -> int:
     """Count how many turns other tasks get while that much is published."""
-    turns = 0
+    turns = found = 0
 
     async def others() -> None:
         nonlocal turns

@@ -12,7 +12,7 @@ import pytest
 
 from fanwire import Cursor, Gap, GapReason, Message, Realtime, Start
 from fanwire.errors import ConnectionLost, CursorExpired, MessagesLost
-from fanwire.hub import connection, history
+from fanwire.hub import history
 from fanwire.hub.join import Join, Seam
 from fanwire.hub.states import Phase
 from fanwire.transport import HistoryPage, HistoryStart
@@ -161,23 +161,6 @@ async def test_a_cursor_is_that_of_a_receipt_and_of_a_message_and_survives_as_te
 # ---------------------------------------------------------------------- the join
 
 
-@pytest.fixture
-def slow_history(monkeypatch: pytest.MonkeyPatch) -> random.Random:
-    """History takes its time, before and after it is read, in pages of random size; connections come back at once."""
-    dice = random.Random(0)
-    read = MemoryTransport.history
-
-    async def slowly(transport: MemoryTransport, channel: str, /, *, start: HistoryStart, limit: int) -> HistoryPage:
-        await tumble(dice, 6)
-        page = await read(transport, channel, start=start, limit=dice.choice((2, 3, 5, limit)))
-        await tumble(dice, 6)
-        return page
-
-    monkeypatch.setattr(MemoryTransport, "history", slowly)
-    monkeypatch.setattr(connection, "backoff", lambda _: 0.0)
-    return dice
-
-
 async def _joins(seed: int, dice: random.Random, buffers: tuple[int, int, int] = (1024, 1024, 1024)) -> int:
     """Join at a random moment, by a random form, at random speeds, while one publishes, the network stalls and breaks; return how many messages were checked."""
     dice.seed(seed)
@@ -270,8 +253,8 @@ async def test_frames_that_history_has_shown_already_are_not_counted_as_lost() -
         cursors = await _fill(publisher, range(3, 20))
         async with rt.subscribe(room, start=Start.after(cursors[0]), buffer=4).with_gaps() as messages:
             assert told(await take(messages, 16)) == list(range(4, 20))
+            found: list[int | Gap] = []
             async with anyio.create_task_group() as tasks:
-                found: list[int | Gap] = []
 
                 async def go_on() -> None:
                     found.extend(await upto(messages, 20))
