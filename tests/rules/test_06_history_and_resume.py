@@ -280,7 +280,7 @@ async def test_the_check_notices_a_join_that_goes_live_too_early(slow_history: r
 
 async def _is_noticed(dice: random.Random) -> None:
     with pytest.raises(ExceptionGroup) as caught:
-        for seed in range(40):
+        for seed in range(400):
             await _joins(seed, dice)
     assert caught.group_contains(AssertionError)
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import anyio
 import anyio.abc
 import pytest
+from anyio.lowlevel import checkpoint
 
 from fanwire import GapReason, Realtime, Receipt, Start
 from fanwire.errors import Closed, ConnectFailed, ConnectionLost, FanwireError, MessagesLost, PartialPublish, Unauthenticated, Unavailable
@@ -452,6 +453,32 @@ async def test_a_close_that_is_cancelled_leaves_nothing_running() -> None:
 
 
 # ---------------------------------------------------------------------- in the midst of something else
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize("make", [MemoryTransport, ToyWithHistory], ids=["memory", "toy"])
+async def test_closing_at_any_turn_of_a_call_lets_it_through_or_refuses_it(call: Call, make: Callable[[], MemoryTransport | Toy]) -> None:
+    """Whatever the call was about to do then, it does not go on to wait for something that never comes."""
+    for turns in range(12):
+        ended: list[FanwireError | None] = []
+
+        async def run(rt: Realtime, ended: list[FanwireError | None] = ended) -> None:
+            try:
+                await call(rt)
+            except FanwireError as error:
+                ended.append(error)
+            else:
+                ended.append(None)
+
+        with anyio.fail_after(2):
+            async with Realtime(make(), connect_timeout=100.0) as rt, anyio.create_task_group() as tasks:
+                tasks.start_soon(run, rt)
+                for _ in range(turns):
+                    await checkpoint()
+                await rt.aclose()
+        assert len(ended) == 1
+        assert ended[0] is None or type(ended[0]) is Closed, f"closed after {turns} turns: {ended[0]!r}"
+        assert left_behind(rt) == QUIET, f"closed after {turns} turns"
 
 
 async def test_closing_while_a_subscription_is_being_made() -> None:

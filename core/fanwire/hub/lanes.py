@@ -167,8 +167,10 @@ class Lanes:
         id = counter.prefix + str(n)
         try:
             receipt = publish_now(channel, ref.topic, id, key, self._encode(ref, data, id, self.stamp(), key, headers, None))
-        except BaseException:
+        except BaseException as error:
             self._publishers.renew(channel)  # whatever it was, the number may have been seen
+            if isinstance(error, Exception) and not isinstance(error, FanwireError):
+                raise _defect(self._transport, error) from error
             raise
         if receipt is None:
             counter.n -= 1  # nothing was handed over under it
@@ -226,10 +228,10 @@ class Lanes:
             id = counter.prefix + str(n)
             try:
                 receipt = publish_now(channel, ref.topic, id, key, encode(ref, data, id, stamp, key, headers, run_id))
-            except FanwireError as error:
+            except Exception as error:  # noqa: BLE001 - told as one message's result
                 self._publishers.renew(channel)
                 refused.add(channel)
-                results.append(error)
+                results.append(error if isinstance(error, FanwireError) else _defect(self._transport, error))
                 continue
             if receipt is None:
                 counter.n -= 1
@@ -361,7 +363,10 @@ class Lanes:
             failure = error
         except Exception as error:
             _logger.exception("%s: unexpected error in publish", self._transport.name)
-            failure = Internal(f"{self._transport.name}: unexpected {type(error).__name__} in publish: {error}")
+            failure = _defect(self._transport, error)
+        else:
+            if len(results) != len(batch):
+                failure = Internal(f"{self._transport.name}: publish returned {len(results)} results for {len(batch)} messages")
         finally:
             # Also when cancelled at close: nobody may be left waiting.
             self._in_flight -= len(batch)
@@ -445,6 +450,13 @@ class Lanes:
         self._ready.pop(channel, None)
         if not self._lanes and self._idle is not None:
             self._idle.set()
+
+
+def _defect(transport: Transport, error: Exception) -> Internal:
+    """Make the error for an exception that a transport may not raise."""
+    failure = Internal(f"{transport.name}: unexpected {type(error).__name__} in publish: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _told(entry: _Entry, error: FanwireError) -> FanwireError:

@@ -47,8 +47,7 @@ class Publishers:
         """Return the counter of ``channel``."""
         counter = self.table.get(channel)
         if counter is None:
-            if len(self.table) >= self._limit:
-                self._evict()
+            self._make_room(channel)
             counter = self.table[channel] = Counter(self._default)
         return counter
 
@@ -60,10 +59,13 @@ class Publishers:
 
     def renew(self, channel: str) -> None:
         """Go on under a fresh publisher."""
+        self._make_room(channel)
         self.table[channel] = Counter(_draw())
 
-    def _evict(self) -> None:
-        """Forget the older half; those channels, should they come back, get a publisher that nobody has seen."""
+    def _make_room(self, newcomer: str) -> None:
+        """Forget the older half of a full table; those channels, should they come back, get a publisher that nobody has seen."""
+        if newcomer in self.table or len(self.table) < self._limit:
+            return
         for channel in list(self.table)[: max(1, self._limit // 2)]:
             del self.table[channel]
         self._default = _draw()
