@@ -27,7 +27,7 @@ def unpack(first: object) -> Outgoing[Any]:  # Any: a payload of any topic
         DeclarationError: it is not.
     """
     if isinstance(first, Outgoing):
-        outgoing: Outgoing[Any] = first  # Any: a payload of any topic
+        outgoing: Outgoing[Any] = first  # pyright: ignore[reportUnknownVariableType]  # Any: an isinstance cannot tell the parameter
         if outgoing.ref.__class__ is not TopicRef:
             raise DeclarationError(not_a_ref("an Outgoing", outgoing.ref))
         return outgoing
