@@ -157,6 +157,7 @@ class Subscription(Generic[Item_co]):
         """
         if self._log is not None:
             raise RuntimeError("this subscription was entered before: call rt.subscribe(...) for another one")
+        self._realtime._usable()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # two halves of one façade
         await checkpoint()  # entering again and again must neither starve others nor ignore a cancellation
         engine = self._engine = self._realtime._usable()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # two halves of one façade
         log = self._log = engine.hub.attach(self._request.interest)

@@ -242,6 +242,10 @@ class FakeTransport:
         await self._broken.wait()
         scope.cancel()
 
+    def _check(self) -> None:
+        if self._broken.is_set():
+            raise ConnectionLost("fake: broken")
+
     def break_(self, error: BaseException | None = None) -> None:
         """Break the connection, with ``error``."""
         self._error = error or ConnectionLost("fake: broken")
@@ -249,12 +253,14 @@ class FakeTransport:
 
     async def publish(self, batch: Sequence[Outbound], /) -> Sequence[Receipt | FanwireError]:
         """Do what the script says next."""
+        self._check()
         self.published.append(list(batch))
         outcome = self.outcomes.pop(0) if self.outcomes else accept
         return await outcome(batch)
 
     async def subscribe(self, wanted: Mapping[str, frozenset[str] | None], generation: int, /) -> Answer:
         """Do what the script says next."""
+        self._check()
         self.subscribes.append((dict(wanted), generation))
         if self.confirms:
             return await self.confirms.pop(0)(wanted, generation)
