@@ -147,7 +147,6 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
             break
         record.overflowed = False
     record.loss = None
-    if record.held and record.position is not None and record.position.epoch != epoch:
-        # What was held of the old epoch is older than what has just been handed on, and part of the loss that was announced.
-        record.held = [entry for entry in record.held if entry.position.epoch != epoch]
+    if record.position is not None and record.position.epoch != epoch:
+        record.leave(epoch)  # what was held of it is part of the loss that was announced
     hub.go_live(record, Event.REPAIRED)

@@ -254,6 +254,7 @@ class Hub:
             if record.phase in (Phase.LIVE, Phase.REPAIRING) and record.loss is None:
                 record.loss = (reason, lost)
             record.generation = 0
+            record.left = None
             record.on(Event.LOST)
             if record.continuity is not None:
                 record.continuity.reset()
@@ -285,7 +286,7 @@ class Hub:
     def _judge_live(self, record: ChannelRecord, entry: HistoryEntry) -> None:
         last, position = record.position, entry.position
         verdict = Verdict.NEXT if entry.prev is not None and entry.prev == last else judge(last, position, entry.prev, self._links)
-        if verdict is Verdict.DUPLICATE:
+        if verdict is Verdict.DUPLICATE or (verdict is Verdict.RESET and record.left is not None and position.epoch in record.left):
             self.duplicates += 1
             return
         if last is not None and verdict is Verdict.HOLE:
@@ -298,9 +299,15 @@ class Hub:
                 return
             self.announce(record, GapReason.HOLE, missing(last, position, self._links))
         elif verdict is Verdict.RESET:
-            self.announce(record, GapReason.RESET, None)
+            self._reset(record, position)
         record.position = position
         self._dispatch(record, entry.frame, position, True)
+
+    def _reset(self, record: ChannelRecord, position: Cursor) -> None:
+        """Announce that the channel's history is another one now."""
+        if record.position is not None and record.position.epoch != position.epoch:
+            record.leave(record.position.epoch)
+        self.announce(record, GapReason.RESET, None)
 
     def _hold(self, record: ChannelRecord, entry: HistoryEntry) -> None:
         """Keep a live frame until history has been read up to it. Without room, history has to be read past it instead."""
@@ -314,7 +321,7 @@ class Hub:
         if verdict is Verdict.DUPLICATE:
             return
         if verdict is Verdict.RESET:
-            self.announce(record, GapReason.RESET, None)
+            self._reset(record, entry.position)
         elif verdict is Verdict.HOLE and last is not None:
             self.announce(record, GapReason.HOLE, missing(last, entry.position, self._links))
         record.position = entry.position

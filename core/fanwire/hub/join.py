@@ -70,15 +70,23 @@ def _names(item: Message[Any] | RawMessage) -> list[_Name]:  # Any: any payload
 class Seam:
     """Drops, right behind a join, the live messages that history has shown already."""
 
-    def __init__(self, read: Mapping[str, Cursor | None], seen: dict[_Name, None] | None) -> None:
+    def __init__(self, read: Mapping[str, Cursor | None], behind: Mapping[str, str], seen: dict[_Name, None] | None) -> None:
         self._read = {channel: cursor for channel, cursor in read.items() if cursor is not None}
+        self._behind = dict(behind)
+        """Channels whose history was of a newer epoch than the hub, with the epoch the hub was in."""
+        self._held: dict[str, Gap] = {}
+        """Of those, the gap the live log has shown last: the message behind it tells whether it is news."""
         self._last = dict(read)
         self._seen = seen
         self._left = _SEEN if seen else 0
 
     def filter(self, items: list[Item]) -> list[Item]:
         """Return the items that are new."""
-        found = [item for item in items if self._new(item)]
+        found: list[Item] = []
+        for item in items:
+            if self._new(item):
+                gap = None if item.channel is None else self._held.pop(item.channel, None)
+                found += (item,) if gap is None else (gap, item)
         for item in found:
             if not isinstance(item, Gap):
                 self._last[item.channel] = item.cursor
@@ -96,11 +104,20 @@ class Seam:
 
     def _new(self, item: Item) -> bool:
         if isinstance(item, Gap):
-            return True
+            if item.reason is GapReason.LAGGED or item.channel is None or item.channel not in self._behind:
+                return True
+            self._held[item.channel] = item
+            return False
         read = self._read.get(item.channel)
         if read is not None:
-            if item.cursor is not None and item.cursor.epoch == read.epoch and item.cursor.offset <= read.offset:
-                return False
+            cursor = item.cursor
+            if cursor is not None and cursor.epoch == self._behind.get(item.channel):
+                return False  # history, which has begun anew, is past it
+            self._behind.pop(item.channel, None)
+            if cursor is not None and cursor.epoch == read.epoch and cursor.offset <= read.offset + 1:
+                self._held.pop(item.channel, None)  # the live log continues what history has shown
+                if cursor.offset <= read.offset:
+                    return False
             del self._read[item.channel]
         if self._left > 0 and self._seen is not None:
             self._left -= 1
@@ -178,13 +195,23 @@ class Join:
             return None
         log = self._log
         if self._pinned and self._cursor.position >= log.first:
-            return Seam({channel: reader.after for channel, reader in self._readers.items()}, self._seen)
+            return self._seam()
         self._pinned = True
         log.decode()  # as a subscription does it before it takes its place
         log.enter(self._cursor)
         self._targets = {channel: self._position(channel) for channel in self._readers}
         self._due = {channel: None for channel, reader in self._readers.items() if not self._knows_all(reader)}
-        return None if self._due else Seam({channel: reader.after for channel, reader in self._readers.items()}, self._seen)
+        return None if self._due else self._seam()
+
+    def _seam(self) -> Seam:
+        read = {channel: reader.after for channel, reader in self._readers.items()}
+        behind: dict[str, str] = {}
+        for channel, after in read.items():
+            pin, record = self._targets[channel], self._hub.channels.get(channel)
+            left = None if record is None else record.left
+            if after is not None and pin is not None and pin.epoch != after.epoch and after.epoch not in (left or ()):
+                behind[channel] = pin.epoch
+        return Seam(read, behind, self._seen)
 
     def _knows_all(self, reader: HistoryReader) -> bool:
         """Tell whether history has been read up to everything the hub has received of the channel."""

@@ -139,6 +139,7 @@ class ChannelRecord:
         "generation",
         "held",
         "held_bytes",
+        "left",
         "linger_until",
         "logs",
         "loss",
@@ -164,6 +165,8 @@ class ChannelRecord:
         """Position of the newest message seen or accounted for; ``None`` before the first confirmation and where the transport has none."""
         self.target: Cursor | None = None
         """While repairing: history is to be read this far; what is newer is held."""
+        self.left: set[str] | None = None
+        """Epochs that ended since the channel was asked for: their frames that are still on their way come too late."""
         self.loss: tuple[GapReason, int | None] | None = None
         """Why continuity ended, until it is repaired or announced."""
         self.linger_until: float = 0.0
@@ -199,6 +202,12 @@ class ChannelRecord:
             self.held = None
             self.held_bytes = 0
             self.overflowed = False
+
+    def leave(self, epoch: str) -> None:
+        """Remember that ``epoch`` is over."""
+        if self.left is None:
+            self.left = set()
+        self.left.add(epoch)
 
     def hold(self, entry: HistoryEntry, limit: int) -> bool:
         """Keep a live frame until history has been read up to it; return whether there was room within ``limit`` bytes."""
