@@ -259,15 +259,19 @@ def test_whoever_reads_the_output_may_leave(file: Path) -> None:
     assert (result.returncode, result.stderr) == (1, b"")
 
 
-def test_interrupt(file: Path) -> None:
+@pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_signals(file: Path, number: signal.Signals, code: int, said: str) -> None:
     with subprocess.Popen(program("demo", "-i", file, "--speed", "1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         while "Thinking" not in process.stdout.readline():  # at one token a second it goes on thinking for minutes
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
-        assert process.stderr.read() == "fanwire: interrupted\n"
+        process.send_signal(number)
+        try:
+            assert process.wait(20) == code
+        finally:
+            process.kill()
+        assert process.stderr.read() == f"fanwire: {said}\n"
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,12 +5,13 @@ Exit codes:
 * 0: done, and what was to be verified is right
 * 1: the job failed, or what it verified is wrong
 * 2: an argument, a file or the configuration is wrong
-* 130: interrupted
+* 130: interrupted (Ctrl-C); 143: terminated (``SIGTERM``)
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Final, final
 
-import anyio
 import typer
 from rich.console import Console
 
@@ -28,6 +28,7 @@ from ..realtime import Realtime
 from .demo import DemoResult, run_demo
 from .demo_view import JsonScreen, LiveScreen, OutputClosed, PlainScreen, Screen
 from .document import Document, load_document
+from .running import Interrupted, run
 
 __all__ = ("FAILED", "INTERRUPTED", "OK", "USAGE", "app")
 
@@ -73,7 +74,7 @@ def fanwire(
 ) -> None:
     """Typed realtime channels for Python, over the message broker you already run.
 
-    Exit codes: 0 done; 1 failed, or verified wrong; 2 an argument, a file or the configuration is wrong; 130 interrupted.
+    Exit codes: 0 done; 1 failed, or verified wrong; 2 an argument, a file or the configuration is wrong; 130 interrupted, 143 terminated.
     """
     context.obj = _Settings(debug)
 
@@ -116,7 +117,7 @@ def _demo(source: str | None, url: str, rate: float | None, timeout: float, as_j
     if rate is None:
         rate = max(400.0, document.size / 50) if live else 0.0  # a token is about five bytes, and nobody watches for more than ten seconds
     realtime = open_realtime(url, timeout)
-    result = anyio.run(_stream, document, realtime, screen, rate, timeout)
+    result = run(_stream, document, realtime, screen, rate, timeout)
     screen.report(result)
     return OK if result.verdict == "passed" else FAILED
 
@@ -141,6 +142,9 @@ def _guarded(command: Callable[[], int], debug: bool) -> int:
     except KeyboardInterrupt:
         print("fanwire: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Interrupted as interrupted:
+        print("fanwire: interrupted" if interrupted.number == signal.SIGINT else "fanwire: terminated", file=sys.stderr)
+        return 128 + interrupted.number
     except OutputClosed as error:
         _abandon_stdout()
         if error.reason is not None:
