@@ -4,7 +4,8 @@ Map of the package, from what users write down to what talks to a broker:
 
 * declare: ``channels`` (also an import path of its own, without I/O), ``dynamic``, ``topics``, ``schemas``, ``names``
 * values: ``messages``, ``events``, ``capabilities``, ``errors``
-* use: ``realtime`` on top of ``session``, ``subscription``, ``batches``; ``outgoing`` and ``requests`` check what comes in
+* use: ``realtime`` on top of ``session``, ``subscription``, ``batches``; ``publishing``; ``outgoing`` and ``requests`` check what comes in
+* retry: ``runs``, durable publish and the stores of its steps
 * deliver: ``hub``
 * carry: ``transport`` (the contract), ``codec`` (the wire format), ``registry`` and ``config`` (which transport)
 * command line: ``cli``
@@ -35,7 +36,9 @@ from .topics import TopicRef as TopicRef
 from .topics import topic as topic
 
 if TYPE_CHECKING:
+    from . import runs as runs
     from .realtime import Realtime as Realtime
+    from .runs.run import Run as Run
     from .subscription import Subscription as Subscription
 
 __version__ = "0.1.0"
@@ -51,6 +54,7 @@ __all__ = (
     "RawMessage",
     "Realtime",
     "Receipt",
+    "Run",
     "Schema",
     "Start",
     "StaticChannel",
@@ -61,20 +65,22 @@ __all__ = (
     "channel",
     "errors",
     "is_topic",
+    "runs",
     "static_schema",
     "topic",
 )
 
 if not TYPE_CHECKING:  # a checker that saw __getattr__ would take any name to exist
     # What does I/O is imported when it is first asked for: a module that only declares channels loads no event loop.
-    _LAZY = {"Realtime": ".realtime", "Subscription": ".subscription"}
+    _LAZY = {"Realtime": ".realtime", "Run": ".runs.run", "Subscription": ".subscription", "runs": ".runs"}
 
     def __getattr__(name: str) -> object:
         if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        value = globals()[name] = getattr(import_module(_LAZY[name], __name__), name)
+        module = import_module(_LAZY[name], __name__)
+        value = globals()[name] = getattr(module, name, module)
         return value
 
     def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ from .errors import DeclarationError, FieldError, InvalidPayload, PayloadTooLarg
 from .schemas import field_errors
 from .topics import Outgoing, Topic, TopicRef
 
-__all__ = ("MARGIN", "MAX_HEADERS_BYTES", "MAX_KEY_BYTES", "check", "encode", "not_a_ref", "refused", "unpack")
+__all__ = ("MARGIN", "MAX_HEADERS_BYTES", "MAX_KEY_BYTES", "check", "encode", "not_a_ref", "refused", "run_id_fault", "unpack")
 
 MAX_KEY_BYTES = 255
 MAX_HEADERS_BYTES = 8_192
@@ -53,6 +53,7 @@ def encode(
     key: str | None,
     headers: Mapping[str, str] | None,
     max_payload: int,
+    run_id: str | None = None,
 ) -> bytes:
     """Validate a message and return its payload as JSON.
 
@@ -65,7 +66,7 @@ def encode(
     except Exception as error:  # a schema may raise anything; whatever it is, the data did not pass
         raise refused(ref, error) from error
     if key is not None or headers is not None or len(data) > max_payload - MARGIN:
-        check(ref, data, key, headers, max_payload)
+        check(ref, data, key, headers, max_payload, run_id)
     return data
 
 
@@ -74,7 +75,14 @@ def refused(ref: TopicRef[Any], error: Exception) -> InvalidPayload:  # Any: a p
     return InvalidPayload(ref.channel, ref.topic, field_errors(error))
 
 
-def check(ref: TopicRef[Any], data: bytes, key: str | None, headers: Mapping[str, str] | None, max_payload: int) -> None:  # Any: encoded already
+def check(
+    ref: TopicRef[Any],  # Any: encoded already
+    data: bytes,
+    key: str | None,
+    headers: Mapping[str, str] | None,
+    max_payload: int,
+    run_id: str | None = None,
+) -> None:
     """Check what goes along with a payload, and the size of all of it.
 
     Raises:
@@ -87,9 +95,18 @@ def check(ref: TopicRef[Any], data: bytes, key: str | None, headers: Mapping[str
     if len(data) > max_payload - MARGIN:
         # Close to the limit the envelope counts; id and time stand for the longest there will be.
         longest = "0123456789.9999999999", "2000-01-01T00:00:00.000Z"
-        size = len(ENVELOPE.encode(ref, data, *longest, key, headers, None))
+        size = len(ENVELOPE.encode(ref, data, *longest, key, headers, run_id))
         if size > max_payload:
             raise PayloadTooLarge(ref.channel, ref.topic, size, max_payload)
+
+
+def run_id_fault(id: object) -> str | None:
+    """Say why ``id`` cannot be the id of a run or of a step, or return ``None``."""
+    if not isinstance(id, str):
+        return f"must be a string, got {type(id).__name__}"
+    if not id or not 0 < (_utf8_bytes(id) or 0) <= MAX_KEY_BYTES or any(char < " " or char == "\x7f" for char in id):
+        return f"must be 1 to {MAX_KEY_BYTES} bytes of valid UTF-8 without control characters, got {id[:40]!r}"
+    return None
 
 
 def _key_faults(key: object) -> list[FieldError]:

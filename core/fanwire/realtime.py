@@ -7,26 +7,30 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, NoReturn, Self, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, final, overload
 
 import anyio
 
 from .channels import ChannelLike
 from .clock import SYSTEM_CLOCK, Clock
 from .codec import ENVELOPE, Codec
-from .errors import ConfigError, DeclarationError, FanwireError, PartialPublish, Timeout, Unavailable, Unsupported
+from .errors import ConfigError, DeclarationError, FanwireError, Timeout, Unavailable, Unsupported
 from .events import ConnectionEvent, ConnectionState, InvalidMessage, RealtimeStats
 from .hub.join import history_starts, read_history
 from .hub.lanes import Prepared
 from .hub.told import fresh
 from .hub.waiter import checkpoint
 from .messages import Message, Receipt, Start
-from .outgoing import MARGIN, check, encode, not_a_ref, refused, unpack
+from .outgoing import MARGIN, check, not_a_ref, refused, unpack
+from .publishing import Sender, send_many
 from .requests import check_channels, check_start, interest_of
 from .session import Session
 from .subscription import OnGap, Request, Subscription
 from .topics import Outgoing, TopicRef
 from .transport import Transport
+
+if TYPE_CHECKING:
+    from .runs import Run, StepStore
 
 __all__ = ("Realtime",)
 
@@ -262,29 +266,24 @@ class Realtime(Session):
             Timeout: it took too long, and none was accepted.
             Closed: this Realtime is not open.
         """
-        engine = self._usable()
-        lanes = engine.lanes
-        stamp = lanes.stamp()
-        prepared: list[Prepared] = []
-        for message in messages:
-            if not isinstance(message, Outgoing):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
-                _not_outgoing(message)
-            unpack(message)
-            lanes.admit(message.ref.channel)
-            ref, key, headers = message.ref, message.key, message.headers
-            encoded = encode(ref, message.data, key, headers, self._max_payload)
-            fields = (ref, encoded, stamp, key, headers, None)
-            prepared.append(tuple.__new__(Prepared, fields))  # pyright: ignore[reportUnknownMemberType]  # half the cost of calling the class
-        if not prepared:
-            return []
-        results = await lanes.send_many(prepared, self.timeout if timeout is None else timeout)
-        receipts = [result for result in results if isinstance(result, Receipt)]
-        if len(receipts) == len(results):
-            return receipts
-        first = results[0]
-        if isinstance(first, FanwireError) and all(type(result) is type(first) and str(result) == str(first) for result in results):
-            raise fresh(first)  # nothing was accepted, all for one reason
-        raise PartialPublish(results)
+        return await send_many(self._usable().lanes, messages, self._max_payload, None, self.timeout if timeout is None else timeout)
+
+    def run(self, run_id: str, /, *, steps: StepStore | None = None) -> Run:
+        """Begin an attempt of a unit of work that is retried until it succeeds. No I/O.
+
+        Args:
+            run_id: Names the work, the same at every attempt: 255 bytes at most. Readers of what it publishes see it.
+            steps: Where its steps are recorded, so that they happen once; without it the run has no ``step``.
+
+        Returns:
+            ``run.publish`` publishes again on every attempt, ``run.step.publish`` once.
+
+        Raises:
+            ConfigError: the id is not allowed.
+        """
+        from .runs.run import Run
+
+        return Run(Sender(self._usable, self._max_payload, self.timeout, run_id), steps)
 
     # ------------------------------------------------------------------ subscribing
 
@@ -474,9 +473,3 @@ def _log_invalid(message: InvalidMessage) -> None:
 
 def _not_a_ref(value: object) -> NoReturn:
     raise DeclarationError(not_a_ref("publish()", value))
-
-
-def _not_outgoing(value: object) -> NoReturn:
-    kind = type(value).__name__
-    hint = "such as chat.status(data)" if not isinstance(value, tuple) else "ref(data) in place of (ref, data)"
-    raise DeclarationError(f"publish_many() takes messages made by calling a topic, {hint}; got {kind}")
