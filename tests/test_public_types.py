@@ -37,6 +37,7 @@ ANY = {
     "realtime.Realtime.from_url": "settings are checked by the constructor",
     "realtime.Realtime.history": "topics of different payloads, or of a channel",
     "realtime.Realtime.publish_many": "messages of different topics",
+    "runs.run.Run.publish_many": "messages of different topics",
     "realtime.Realtime.subscribe": "more than eight topics of different payloads, or a channel; up to eight are typed",
     "topics.TopicRef.__init__": "a reference made by hand without a schema carries any JSON",
 }

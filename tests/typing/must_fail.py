@@ -26,6 +26,7 @@ from declarations import (
 from pydantic import BaseModel
 
 from fanwire import Channel, Message, Outgoing, RawMessage, Realtime, Schema, Start, TopicRef, channel, is_topic, topic
+from fanwire.runs import StepStore
 
 # ---------------------------------------------------------------- params
 
@@ -175,3 +176,28 @@ async def subscribe(rt: Realtime) -> None:
 
 
 usage: Usage = Forms.point  # E
+
+
+# ---------------------------------------------------------------- runs
+
+
+async def of_a_run(rt: Realtime, store: StepStore) -> None:
+    rt.run()  # E
+    rt.run(7)  # E
+    rt.run("r", steps="steps.db")  # E
+    run = rt.run("r", steps=store)
+    await run.publish(chat.status)  # E
+    await run.publish(chat.status, Token(token="x"))  # E
+    await run.publish(AgentChat.status, Status(message="x"))  # E
+    await run.step.publish(chat.status, Status(message="x"))  # E
+    await run.step.publish("s", chat.status, Token(token="x"))  # E
+    await run.step.publish("s", chat.status, Status(message="x"), key="k")  # E
+    wrong: Token = await run.step.publish("s", chat.status, Status(message="x"))  # E
+    await run.step.run("s", takes_a_number, "x")  # E
+    await run.step.run("s", takes_a_number)  # E
+    text: str = await run.step.run("s", takes_a_number, 1)  # E
+    await run.step.run("s", len, "x")  # E
+
+
+async def takes_a_number(number: int) -> int:
+    return number

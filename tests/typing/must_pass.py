@@ -13,8 +13,8 @@ from declarations import (
 from pydantic import BaseModel, JsonValue
 
 from fanwire import (
-    Capabilities, Cursor, Gap, GapReason, Message, Outgoing, RawMessage, Realtime, Receipt, Schema, Start, Subscription, Topic, TopicRef,
-    errors, is_topic, static_schema,
+    Capabilities, Cursor, Gap, GapReason, Message, Outgoing, RawMessage, Realtime, Receipt, Run, Schema, Start, Subscription, Topic, TopicRef,
+    errors, is_topic, runs, static_schema,
 )  # fmt: skip
 from fanwire.channels import Channel as SameChannel
 from fanwire.channels import ChannelLike, DynamicChannel, declared_topics
@@ -265,3 +265,24 @@ async def opened() -> None:
             assert_type(error.errors, tuple[errors.FieldError, ...])
         except errors.MessagesLost as error:
             assert_type(error.gap, Gap)
+
+
+# ---------------------------------------------------------------- runs
+
+
+async def count(word: str, times: int = 1) -> int:
+    return len(word) * times
+
+
+async def of_a_run(rt: Realtime) -> None:
+    async with runs.SQLiteStepStore("steps.db") as store:
+        run = rt.run("r", steps=store)
+        assert_type(run, Run)
+        assert_type(await run.publish(chat.status, Status(message="x")), Receipt)
+        assert_type(await run.publish(chat.status(Status(message="x")), key="k"), Receipt)
+        assert_type(await run.step.publish("s", chat.status, Status(message="x")), Status)
+        assert_type(await run.step.publish("s", chat.status(Status(message="x"))), Status)
+        assert_type(await run.step.run("s", count, "x"), int)
+        assert_type(await run.step.run("s", count, "x", 2), int)
+    memory: runs.StepStore = runs.MemoryStepStore()
+    rt.run("r", steps=memory)
