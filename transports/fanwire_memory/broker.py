@@ -274,6 +274,24 @@ class MemoryBroker:
             while stream.entries and self._bytes > self.limits.max_bytes:
                 self._bytes -= stream.trim(len(stream.entries) - 1, 0.0)
 
+    # ------------------------------------------------------------------ what tests look at
+
+    def subscribed(self) -> int:
+        """Return how many channels are delivered to anybody."""
+        with self.lock:
+            return len(self._subscribers)
+
+    def stored(self, channel: str) -> int:
+        """Return how many messages of a channel are kept."""
+        with self.lock:
+            stream = self._streams.get(channel)
+            return 0 if stream is None else len(stream.entries)
+
+    def inject(self, channel: str, frame: bytes) -> None:
+        """Take a frame as it is, as from a client that is not fanwire."""
+        with self.lock:
+            self.accept(channel, "", "", None, frame, self.clock.time())
+
     # ------------------------------------------------------------------ what faults do
 
     def disconnect(self, refuse: int) -> None:
@@ -341,6 +359,12 @@ class MemoryBroker:
         with self.lock:
             self._bytes -= self._stream(channel).trim(0, 0.0)
             self._streams[channel] = Stream(self.clock.time())
+
+    def forget(self) -> None:
+        """See :class:`Faults`."""
+        with self.lock:
+            for channel in self._streams:
+                self.new_epoch(channel)
 
     def fork(self, channel: str, back: int) -> None:
         """See :class:`Faults`."""

@@ -105,6 +105,10 @@ class Faults:
         """Lose a channel's history and position, as a broker that restarts without its data does: it begins anew under another epoch."""
         self._broker.new_epoch(channel)
 
+    def forget(self) -> None:
+        """Lose the histories and positions of all channels, as :meth:`new_epoch` does of one."""
+        self._broker.forget()
+
     def fork(self, channel: str, back: int) -> None:
         """Lose a channel's newest ``back`` messages, but not its epoch, as a failover to a replica that lags does."""
         self._broker.fork(channel, back)

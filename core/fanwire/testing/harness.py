@@ -1,0 +1,123 @@
+"""What a transport's author writes to have it proven: how to open it, and what can be done to the server behind it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import ClassVar, Self
+
+from ..transport import Transport
+
+__all__ = ("ABILITIES", "Harness")
+
+
+class Harness(ABC):
+    """One transport on one server, for one check.
+
+    Only :meth:`transport` has to be written. Each further method that is overridden lets the kit test more; what is not overridden is not tested, and the report says so::
+
+        class MyHarness(Harness):
+            def transport(self, **options):
+                return MyTransport(MyOptions(url=SERVER, namespace=self.namespace, **options))
+
+            async def cut(self):
+                await SERVER.kill_connections()
+
+    Entered before a check and left after it. Everything happens within :attr:`namespace`, so that checks can run side by side on one server.
+    """
+
+    patience: ClassVar[float] = 10.0
+    """Seconds within which anything that should happen has to."""
+
+    native: ClassVar[tuple[type, ...]] = ()
+    """Types that ``Transport.native`` has to return."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace: str = namespace
+        """This check's own, random."""
+
+    @abstractmethod
+    def transport(self, **options: object) -> Transport:
+        """Return a new transport on the server; no I/O.
+
+        Args:
+            **options: To be set over the harness's own, such as ``history=10``, if the transport has them.
+        """
+
+    async def __aenter__(self) -> Self:
+        """Make ready what the check needs, beyond what is shared."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:  # noqa: B027 - most harnesses have nothing to undo
+        """Undo whatever was done to the server."""
+
+    # ------------------------------------------------------------------ the connection
+
+    async def cut(self) -> None:
+        """Break every connection of this harness's transports at once, as a reset does. New ones can be made."""
+        raise NotImplementedError
+
+    async def stall(self) -> None:
+        """Let nothing through, either way, without breaking a connection, as a network does that lost its route; until :meth:`resume`."""
+        raise NotImplementedError
+
+    async def resume(self) -> None:
+        """End :meth:`stall`."""
+        raise NotImplementedError
+
+    def absent(self) -> Transport:
+        """Return a transport for a place where no server is."""
+        raise NotImplementedError
+
+    def unauthorised(self) -> Transport:
+        """Return a transport with credentials that the server refuses."""
+        raise NotImplementedError
+
+    def url(self) -> str:
+        """Return the URL by which other processes reach the server, in this namespace."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ the server
+
+    async def restart(self, *, keep: bool) -> None:
+        """Stop the server and start it again, with its data or (``keep=False``) without; return when it accepts connections."""
+        raise NotImplementedError
+
+    async def subscriptions(self) -> int:
+        """Return how many channels of this namespace the server delivers to anybody."""
+        raise NotImplementedError
+
+    async def stored(self, channel: str) -> int:
+        """Return how many messages of ``channel`` the server keeps."""
+        raise NotImplementedError
+
+    async def inject(self, channel: str, frame: bytes) -> None:
+        """Publish ``frame`` as it is, as a foreign client would; return when the server has accepted it."""
+        raise NotImplementedError
+
+    async def trim(self, channel: str, keep: int) -> None:
+        """Discard the history of ``channel`` but for its newest ``keep`` messages."""
+        raise NotImplementedError
+
+    async def recreate(self, channel: str) -> None:
+        """Lose the history and position of ``channel``, so that it begins anew."""
+        raise NotImplementedError
+
+    async def rewind(self, channel: str, back: int) -> None:
+        """Lose the newest ``back`` messages of ``channel``, and tell nobody, as a failover to a replica that lags does."""
+        raise NotImplementedError
+
+    async def lose(self, count: int, skip: int = 0) -> None:
+        """Deliver to nobody ``count`` of the next messages, behind the next ``skip``, though they are accepted and stored."""
+        raise NotImplementedError
+
+    @classmethod
+    def can(cls, ability: str) -> bool:
+        """Tell whether a method beyond :meth:`transport` is written."""
+        return getattr(cls, ability) is not getattr(Harness, ability)
+
+
+ABILITIES: frozenset[str] = frozenset(
+    {"absent", "cut", "inject", "lose", "recreate", "restart", "resume", "rewind", "stall", "stored", "subscriptions", "trim", "unauthorised", "url"}
+)
+"""What a harness may be able to do, by the names of its methods."""
