@@ -1,0 +1,57 @@
+"""What channels, keys and positions are called on the server.
+
+Everything of a channel begins with ``{namespace:channel}``. The braces are a cluster's hash tag, so all of it lives in one slot, also where the channel's name has braces of its
+own: the tag then ends at the first of them, and is never empty. A namespace has no colon, so no two pairs of namespace and channel have the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from typing import Final
+
+from fanwire.errors import Internal
+from fanwire.messages import Cursor
+
+__all__ = ("Names", "fresh_epoch", "head_cursor", "stream_id")
+
+
+class Names:
+    """Names within one namespace."""
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, namespace: str) -> None:
+        self._prefix: Final = f"{{{namespace}:".encode()
+
+    def channel(self, channel: str) -> bytes:
+        """Return what the channel's messages are published on."""
+        return self._prefix + channel.encode() + b"}"
+
+    def stream(self, channel: str) -> bytes:
+        """Return the key of its history."""
+        return self._prefix + channel.encode() + b"}:s"
+
+    def idempotency(self, channel: str, key: str) -> bytes:
+        """Return the key under which an idempotency key is remembered. Of one length, whatever the key."""
+        return self._prefix + channel.encode() + b"}:i:" + hashlib.blake2b(key.encode(), digest_size=16).hexdigest().encode()
+
+
+def fresh_epoch() -> str:
+    """Return an epoch for a stream that does not exist: the time in ms and 20 random bits, so that two never meet and later ones are greater."""
+    return str((time.time_ns() // 1_000_000 << 20) | secrets.randbits(20))
+
+
+def head_cursor(id: bytes, payload: bytes) -> Cursor:
+    """Return the position ``id``, with the mark of the message that has it, if there is one."""
+    epoch, _, seq = id.partition(b"-")
+    try:
+        return Cursor(epoch.decode(), int(seq), payload[:8].decode() or None)
+    except ValueError as error:
+        raise Internal(f"redis: {id[:40]!r} is no id of a stream") from error
+
+
+def stream_id(cursor: Cursor) -> str:
+    """Return the id of a stream's entry at ``cursor``; ``-``, which is before all, for a position of another broker."""
+    return f"{cursor.epoch}-{cursor.offset}" if cursor.epoch.isascii() and cursor.epoch.isdecimal() and len(cursor.epoch) <= 20 else "-"
