@@ -1,62 +1,114 @@
-"""The redis-py client that connections are made with: it knows hosts, sentinels, TLS and credentials."""
+"""The redis-py client that connections are made with: it knows hosts, sentinels, clusters, TLS and credentials."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, final
 
-from redis.asyncio import Redis
-from redis.asyncio.connection import ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
+from fanwire.errors import ConnectFailed, FanwireError, Unsupported
+
+from .errors import connect_error
 from .options import RedisOptions, Target, parse_target
 
-__all__ = ("make_client", "where_is")
+__all__ = ("Deployment", "Master", "deployment_of", "open_connection")
 
 _DEFAULT = "redis://localhost:6379"
 
 
-def make_client(options: RedisOptions) -> Redis:
-    """Make a client for the options' URL. No I/O.
+@final
+class Master(NamedTuple):
+    """A server that takes writes."""
+
+    where: str
+    connection: Callable[[], AbstractConnection]
+    """Makes a connection that is not connected yet."""
+
+    slots: Sequence[range]
+    """Of a cluster; empty outside of one."""
+
+
+class Deployment(Protocol):
+    """Servers that are one place to publish to."""
+
+    @property
+    def client(self) -> object:
+        """The redis-py client."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """Where that is, without credentials."""
+        ...
+
+    @property
+    def sharded(self) -> bool:
+        """Whether channels are spread over servers."""
+        ...
+
+    async def masters(self) -> Sequence[Master]:
+        """Find the servers to connect to."""
+        ...
+
+    async def close(self) -> None:
+        """Close what the client has opened by itself."""
+        ...
+
+
+def deployment_of(options: RedisOptions, client: Redis | RedisCluster | None) -> Deployment:
+    """Return where a transport with these options connects to. No I/O.
 
     Raises:
         ConfigError: the URL is wrong.
     """
+    if isinstance(client, RedisCluster):
+        return Cluster(client, own=False)
+    if client is not None:
+        return Single(client, own=False)
     target = parse_target(options.url.get_secret_value() or _DEFAULT)
     shared: dict[str, Any] = {  # Any: keyword arguments of the client
         **target.credentials(),
-        "db": target.db,
         "protocol": 2,
         "client_name": options.client_name or None,
         "retry": Retry(NoBackoff(), 0),  # core tries again, with a bound on the whole
         "socket_connect_timeout": None,
+        "socket_timeout": None,
     }
+    if target.scheme == "redis+cluster":
+        nodes = [ClusterNode(host, port) for host, port in target.hosts]
+        arguments: dict[str, Any] = {**shared, "startup_nodes": nodes, **({"ssl": True, **_tls(options)} if options.tls else {})}  # Any: as above
+        return Cluster(RedisCluster(**arguments), own=True)
+    return Single(_single(options, target, shared), own=True)
+
+
+def _single(options: RedisOptions, target: Target, shared: dict[str, Any]) -> Redis:  # Any: as above
+    shared = {**shared, "db": target.db}
     if target.scheme == "redis+unix":
         return Redis(connection_pool=ConnectionPool(connection_class=UnixDomainSocketConnection, path=target.path, **shared))
     if target.scheme == "redis+sentinel":
-        return _behind_sentinels(options, target, shared)
-    host, port = target.hosts[0]
-    if target.scheme == "rediss":
-        return Redis(connection_pool=ConnectionPool(connection_class=SSLConnection, host=host, port=port, **_tls(options), **shared))
-    return Redis(connection_pool=ConnectionPool(host=host, port=port, **shared))
-
-
-def _behind_sentinels(options: RedisOptions, target: Target, shared: dict[str, Any]) -> Redis:  # Any: as above
-    password = options.sentinel_password
-    sentinels = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's
-        list(target.hosts),
-        sentinel_kwargs={
+        password = options.sentinel_password
+        of_sentinels: dict[str, Any] = {  # Any: as above
             "username": options.sentinel_username,
             "password": None if password is None else password.get_secret_value(),
             "protocol": 2,
             "retry": shared["retry"],
             "socket_connect_timeout": 2.0,
-        },
-        **shared,
-    )
-    client: Redis = sentinels.master_for(target.service)  # pyright: ignore[reportUnknownMemberType]  # redis-py's
-    return client
+            "socket_timeout": 2.0,
+        }
+        arguments = {**shared, "sentinel_kwargs": of_sentinels, **({"ssl": True, **_tls(options)} if options.tls else {})}
+        sentinels = Sentinel(list(target.hosts), **arguments)  # type: ignore[no-untyped-call]  # redis-py's
+        client: Redis = sentinels.master_for(target.service)  # pyright: ignore[reportUnknownMemberType]  # redis-py's
+        return client
+    host, port = target.hosts[0]
+    if target.scheme == "rediss" or options.tls:
+        return Redis(connection_pool=ConnectionPool(connection_class=SSLConnection, host=host, port=port, **_tls(options), **shared))
+    return Redis(connection_pool=ConnectionPool(host=host, port=port, **shared))
 
 
 def _tls(options: RedisOptions) -> dict[str, Any]:  # Any: as above
@@ -69,11 +121,106 @@ def _tls(options: RedisOptions) -> dict[str, Any]:  # Any: as above
     }
 
 
-def where_is(client: Redis) -> str:
-    """Return where a client connects to, without credentials."""
-    pool = client.connection_pool
-    service = getattr(pool, "service_name", None)
-    if service is not None:
-        return f"master {service!r} of the sentinels"
-    kwargs = pool.connection_kwargs
-    return str(kwargs["path"]) if "path" in kwargs else f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
+@final
+class Single:
+    """One server, or the master that sentinels name at the moment."""
+
+    sharded = False
+
+    def __init__(self, client: Redis, *, own: bool) -> None:
+        self.client = client
+        self._own = own
+
+    @property
+    def where(self) -> str:
+        """See :class:`Deployment`."""
+        pool = self.client.connection_pool
+        service = getattr(pool, "service_name", None)
+        if service is not None:
+            return f"master {service!r} of the sentinels"
+        kwargs = pool.connection_kwargs
+        return str(kwargs["path"]) if "path" in kwargs else f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
+
+    async def masters(self) -> Sequence[Master]:
+        """See :class:`Deployment`."""
+        return [Master(self.where, self.client.connection_pool.make_connection, ())]
+
+    async def close(self) -> None:
+        """See :class:`Deployment`."""
+        if self._own:
+            await self.client.connection_pool.disconnect()
+
+
+@final
+class Cluster:
+    """The masters of a cluster, each with its slots."""
+
+    sharded = True
+
+    def __init__(self, client: RedisCluster, *, own: bool) -> None:
+        self.client = client
+        self._own = own
+
+    @property
+    def where(self) -> str:
+        """See :class:`Deployment`."""
+        return f"the cluster of {', '.join(f'{node.host}:{node.port}' for node in self.client.startup_nodes[:3])}"
+
+    async def masters(self) -> Sequence[Master]:
+        """Ask the first server that answers."""
+        seeds = {(node.host, node.port): None for node in (*self.client.startup_nodes, *self.client.nodes_manager.startup_nodes.values())}
+        failure: FanwireError = ConnectFailed(f"redis: {self.where} has no servers")
+        for host, port in seeds:
+            try:
+                return await self._ask(str(host), int(port))
+            except ConnectFailed as error:
+                failure = error
+        raise failure
+
+    async def _ask(self, host: str, port: int) -> Sequence[Master]:
+        connection = await open_connection(self._maker(host, port), f"{host}:{port}")
+        try:
+            await connection.send_command("CLUSTER", "SLOTS")
+            reply: Any = await connection.read_response()  # Any: as the server nests it
+            found: dict[tuple[str, int], list[range]] = {}
+            part: list[Any]
+            for part in reply:
+                address = (part[2][0].decode() or host, int(part[2][1]))
+                found.setdefault(address, []).append(range(part[0], part[1] + 1))
+        except Exception as error:
+            if "cluster support disabled" in str(error):
+                raise Unsupported(f"redis: {host}:{port} is no cluster: use redis://") from error
+            raise connect_error(error, f"{host}:{port}") from error
+        finally:
+            await connection.disconnect(nowait=True)
+        if sum(len(slots) for ranges in found.values() for slots in ranges) < 16384:
+            raise ConnectFailed(f"redis: {self.where} does not serve all slots at the moment")
+        self.client.nodes_manager.startup_nodes.update({f"{h}:{p}": ClusterNode(h, p, **self.client.connection_kwargs) for h, p in found})
+        return [Master(f"{h}:{p}", self._maker(h, p), slots) for (h, p), slots in found.items()]
+
+    def _maker(self, host: str, port: int) -> Callable[[], AbstractConnection]:
+        node = ClusterNode(host, port, **self.client.connection_kwargs)
+        arguments: dict[str, Any] = {**node.connection_kwargs, "retry": Retry(NoBackoff(), 0)}  # Any: as above
+        return lambda: node.connection_class(**arguments)
+
+    async def close(self) -> None:
+        """See :class:`Deployment`."""
+        if self._own:
+            await self.client.aclose()
+
+
+async def open_connection(make: Callable[[], AbstractConnection], where: str) -> AbstractConnection:
+    """Connect and authenticate.
+
+    Raises:
+        FanwireError: that failed; the text says where.
+    """
+    connection = make()
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's
+    except BaseException as error:
+        await connection.disconnect(nowait=True)
+        if not isinstance(error, Exception):
+            raise
+        raise connect_error(error, where) from error
+    return connection

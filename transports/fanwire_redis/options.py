@@ -33,6 +33,9 @@ class RedisOptions(TransportOptions):
     client_name: str = Field(default="fanwire", pattern=r"^[!-~]{0,64}$")
     """What the server lists the connections as."""
 
+    tls: bool = False
+    """Whether to use TLS; ``rediss://`` does so by itself."""
+
     tls_ca: Path | None = None
     """File of the certificates that a TLS server's is verified against; by default the system's."""
 

@@ -115,11 +115,9 @@ class Shard:
         """Publish without history."""
         commands: list[Command] = [(self._publish, self._names.channel(message.channel), message.frame) for message in messages]
         results: list[Receipt | FanwireError] = []
-        refused: set[str] = set()
         for message, reply in zip(messages, await self.commands.send(commands, len(commands)), strict=True):
             if isinstance(reply, ServerError):
-                refused.add(message.channel)
-                results.append(server_error(reply))
+                results.append(self._refused(reply))
             else:
                 results.append(Receipt(message.id, message.channel, message.topic, None, duplicate=False))
         return results
@@ -176,11 +174,11 @@ class Shard:
     def _receipts(self, channel: str, messages: Sequence[Outbound], reply: Reply) -> list[Receipt | FanwireError]:
         """Return one result per message from what the script said."""
         if isinstance(reply, ServerError):
-            return [server_error(reply), *[_behind(channel)] * (len(messages) - 1)]
+            return [self._refused(reply), *[_behind(channel)] * (len(messages) - 1)]
         results: list[Receipt | FanwireError] = []
         for message, said in zip(messages, reply, strict=False):
             if said[:1] == b"!":
-                results.append(server_error(ServerError(said[1:].decode(errors="replace"))))
+                results.append(self._refused(ServerError(said[1:].decode(errors="replace"))))
                 continue
             duplicate = said[:1] == b"="
             epoch, _, seq = (said[1:] if duplicate else said).decode().partition("-")
@@ -189,6 +187,14 @@ class Shard:
             cursor = Cursor(epoch, int(seq), mark_of(message.id, message.key))
             results.append(Receipt(message.id, channel, message.topic, cursor, duplicate))
         return results + [_behind(channel)] * (len(messages) - len(results))
+
+    def _refused(self, reply: ServerError) -> FanwireError:
+        """Return the error for a reply; one that another server would not give ends the connection, so that it is looked for."""
+        error = server_error(reply)
+        if isinstance(error, ConnectionLost):
+            self.commands.error = error
+            self.commands.abort()
+        return error
 
     def _remember(self, channel: str, epoch: str) -> None:
         epochs = self._epochs
@@ -296,7 +302,7 @@ class Shard:
                 live.last, live.epoch = head, head.epoch.encode()
         return answers
 
-    async def unsubscribe(self, channels: Collection[str]) -> None:
+    def unsubscribe(self, channels: Collection[str]) -> None:
         """Stop delivery. The answer is not waited for: late frames find no channel."""
         names = [self._names.channel(channel) for channel in channels]
         for name in names:

@@ -1,28 +1,28 @@
-"""The transport's face towards fanwire, for one server at a time: standalone, behind a Unix socket, or the master that sentinels name."""
+"""The transport's face towards fanwire: one shard per server, channels to shards, and whether they live."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, ClassVar, Self, TypeVar, final
+from typing import ClassVar, Self, TypeVar, final
 
 import anyio
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
+from redis.crc import key_slot
 
 from fanwire.capabilities import Capabilities
-from fanwire.errors import ConnectionLost, FanwireError, Unsupported
+from fanwire.errors import ConnectionLost, FanwireError, Internal, Unsupported
 from fanwire.messages import Cursor, Receipt
 from fanwire.transport import HistoryPage, HistoryStart, Outbound, Sink, TransportOptions
 
-from .client import make_client, where_is
-from .errors import connect_error
+from .client import Master, deployment_of, open_connection
 from .names import Names
 from .options import RedisOptions
 from .shard import Shard
-from .wire import ServerError, take_over
+from .wire import ServerError, Wire, take_over
 
 __all__ = ("RedisTransport",)
 
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 _NEEDED = {"redis": (7, 0), "valkey": (7, 2)}
 """Versions that number the entries of a stream as history needs it."""
+
+_SLOTS = 16384
 
 
 @final
@@ -47,13 +49,15 @@ class RedisTransport:
     name: ClassVar[str] = "redis"
     options_model: ClassVar[type[TransportOptions]] = RedisOptions
 
-    def __init__(self, options: RedisOptions | None = None, *, client: Redis | None = None) -> None:
+    def __init__(self, options: RedisOptions | None = None, *, client: Redis | RedisCluster | None = None) -> None:
         self._options = options or RedisOptions()
-        self._own = client is None
-        self._client: Redis = client if client is not None else make_client(self._options)
+        self._deployment = deployment_of(self._options, client)
         self._names = Names(self._options.namespace)
+        self._keeps = self._options.history > 0
         self._epochs: dict[str, str] = {}
-        self._shard: Shard | None = None
+        self._shards: list[Shard] = []
+        self._by_slot: list[Shard] = []
+        """The shard of each slot; empty outside of a cluster."""
 
     @classmethod
     def from_options(cls, options: TransportOptions, /) -> Self:
@@ -62,12 +66,12 @@ class RedisTransport:
         return cls(options)
 
     def __repr__(self) -> str:
-        return f"<RedisTransport {where_is(self._client)} namespace={self._options.namespace!r} history={self._options.history}>"
+        return f"<RedisTransport {self._deployment.where} namespace={self._options.namespace!r} history={self._options.history}>"
 
     @property
     def capabilities(self) -> Capabilities:
         """With history everything but reading since a time; without it plain publish and subscribe."""
-        keeps = self._options.history > 0
+        keeps = self._keeps
         return Capabilities(
             delivery="exactly_once" if keeps else "at_most_once",
             ordering="channel",
@@ -80,44 +84,47 @@ class RedisTransport:
             max_payload=self._options.max_payload,
         )
 
+    # ------------------------------------------------------------------ the connection
+
     @asynccontextmanager
     async def run(self, sink: Sink, /) -> AsyncGenerator[None]:
         """See :class:`fanwire.transport.Transport`."""
-        shard = Shard(self._options, self._names, sink, sharded=False, epochs=self._epochs)
+        shards: list[Shard] = []
         connections: list[AbstractConnection] = []
         try:
-            connections.append(await self._connect())
-            shard.commands = take_over(connections[0])
-            connections.append(await self._connect())
-            shard.pushes = take_over(connections[1], shard.on_push)
-            if self._options.history > 0:
-                await self._check_version(shard)
-            self._shard = shard
+            by_slot: dict[int, Shard] = {}
+            for master in await self._deployment.masters():
+                shard = Shard(self._options, self._names, sink, sharded=self._deployment.sharded, epochs=self._epochs)
+                shards.append(shard)
+                await self._open(shard, master, connections)
+                by_slot |= dict.fromkeys((slot for slots in master.slots for slot in slots), shard)
+            self._by_slot = [by_slot[slot] for slot in range(_SLOTS)] if by_slot else []
+            self._shards = shards
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch, shard)
-                tasks.start_soon(self._probe, shard)
+                for shard in shards:
+                    tasks.start_soon(self._watch, shard)
+                    tasks.start_soon(self._probe, shard)
                 yield
                 tasks.cancel_scope.cancel()
         finally:
-            self._shard = None
+            self._shards, self._by_slot = [], []
             with anyio.CancelScope(shield=True):
-                await shard.close()
+                for shard in shards:
+                    await shard.close()
                 for connection in connections:
                     await connection.disconnect(nowait=True)
-                if self._own:
-                    await self._client.connection_pool.disconnect()
+                await self._deployment.close()
 
-    async def _connect(self) -> AbstractConnection:
-        connection: AbstractConnection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's
-        try:
-            await connection.connect()  # type: ignore[no-untyped-call]  # as above
-        except Exception as error:
-            await connection.disconnect(nowait=True)
-            raise connect_error(error, where_is(self._client)) from error
-        return connection
+    async def _open(self, shard: Shard, master: Master, connections: list[AbstractConnection]) -> None:
+        connections.append(await open_connection(master.connection, master.where))
+        shard.commands = take_over(connections[-1])
+        if self._keeps:
+            await self._check_version(shard.commands, master.where)
+        connections.append(await open_connection(master.connection, master.where))
+        shard.pushes = take_over(connections[-1], shard.on_push)
 
-    async def _check_version(self, shard: Shard) -> None:
-        (reply,) = await shard.commands.send([("INFO", "server")], 1)
+    async def _check_version(self, commands: Wire, where: str) -> None:
+        (reply,) = await commands.send([("INFO", "server")], 1)
         if isinstance(reply, ServerError):
             return  # a user who may not ask; the first publish will show
         facts = dict(line.partition(":")[::2] for line in reply.decode().splitlines() if ":" in line)
@@ -125,9 +132,7 @@ class RedisTransport:
         version = facts.get(f"{kind}_version", "0")
         if tuple(int(part) if part.isdecimal() else 0 for part in version.split(".")[:2]) < _NEEDED[kind]:
             needed = " or ".join(f"{name.capitalize()} {major}.{minor}" for name, (major, minor) in _NEEDED.items())
-            raise Unsupported(
-                f"redis: {where_is(self._client)} is {kind.capitalize()} {version}; history needs {needed}: upgrade it, or set history=0"
-            )
+            raise Unsupported(f"redis: {where} is {kind.capitalize()} {version}; history needs {needed}: upgrade it, or set history=0")
 
     async def _watch(self, shard: Shard) -> None:
         """End with the first connection that does."""
@@ -138,9 +143,9 @@ class RedisTransport:
             for waiting in closed:
                 waiting.cancel()
         broken = shard.commands if shard.commands.closed.is_set() else shard.pushes
-        if isinstance(broken.error, ConnectionLost):
+        if isinstance(broken.error, FanwireError):
             raise broken.error
-        raise ConnectionLost(f"redis: {where_is(self._client)} closed the connection{f': {broken.error}' if broken.error else ''}") from broken.error
+        raise ConnectionLost(f"redis: {self._deployment.where} closed the connection{f': {broken.error}' if broken.error else ''}") from broken.error
 
     async def _probe(self, shard: Shard) -> None:
         """Find a connection that is half open, and keep what is subscribed from expiring."""
@@ -149,43 +154,81 @@ class RedisTransport:
             await anyio.sleep(self._options.probe)
             with anyio.move_on_after(self._options.probe) as waiting:
                 await shard.ping()
-                if self._options.history > 0 and anyio.current_time() - refreshed >= self._options.ttl / 3:
+                if self._keeps and anyio.current_time() - refreshed >= self._options.ttl / 3:
                     refreshed = anyio.current_time()
                     await shard.refresh()
             if waiting.cancelled_caught:
-                raise ConnectionLost(f"redis: {where_is(self._client)} did not answer a probe within {self._options.probe:g} s")
+                raise ConnectionLost(f"redis: {self._deployment.where} did not answer a probe within {self._options.probe:g} s")
 
-    def _connected(self) -> Shard:
-        if self._shard is None:
+    def _shard(self, channel: str) -> Shard:
+        if not self._shards:
             raise ConnectionLost("redis: there is no connection")
-        return self._shard
+        return self._by_slot[key_slot(self._names.channel(channel))] if self._by_slot else self._shards[0]
+
+    def _split(self, channels: Iterable[str]) -> dict[Shard, list[str]]:
+        """Group channels by their shards."""
+        found: dict[Shard, list[str]] = {}
+        for channel in channels:
+            found.setdefault(self._shard(channel), []).append(channel)
+        return found
+
+    # ------------------------------------------------------------------ messages
 
     async def publish(self, batch: Sequence[Outbound], /) -> Sequence[Receipt | FanwireError]:
         """See :class:`fanwire.transport.Transport`."""
-        shard = self._connected()
-        return await (shard.publish(batch) if self._options.history > 0 else shard.publish_plain(batch))
+        if not self._by_slot:
+            return await self._send(self._shard(""), batch)
+        parts: dict[Shard, list[int]] = {}
+        for index, message in enumerate(batch):
+            parts.setdefault(self._shard(message.channel), []).append(index)
+        if len(parts) == 1:
+            return await self._send(next(iter(parts)), batch)
+        results: list[Receipt | FanwireError | None] = [None] * len(batch)
+
+        async def send(shard: Shard, indices: list[int]) -> None:
+            try:
+                answers = await self._send(shard, [batch[index] for index in indices])
+            except FanwireError as error:
+                answers = [error] * len(indices)
+            for index, answer in zip(indices, answers, strict=True):
+                results[index] = answer
+
+        async with anyio.create_task_group() as tasks:
+            for shard, indices in parts.items():
+                tasks.start_soon(send, shard, indices)
+        return [Internal("redis: no answer") if result is None else result for result in results]
+
+    async def _send(self, shard: Shard, batch: Sequence[Outbound]) -> Sequence[Receipt | FanwireError]:
+        return await (shard.publish(batch) if self._keeps else shard.publish_plain(batch))
 
     async def subscribe(self, wanted: Mapping[str, frozenset[str] | None], generation: int, /) -> Mapping[str, Cursor | None | FanwireError]:
         """See :class:`fanwire.transport.Transport`."""
-        return await self._connected().subscribe(wanted, generation)
+        answers: dict[str, Cursor | None | FanwireError] = {}
+        for shard, channels in self._split(wanted).items():
+            answers |= await shard.subscribe(channels, generation)
+        return answers
 
     async def unsubscribe(self, channels: Collection[str], /) -> None:
         """See :class:`fanwire.transport.Transport`."""
-        await self._connected().unsubscribe(channels)
+        for shard, part in self._split(channels).items():
+            shard.unsubscribe(part)
 
     async def history(self, channel: str, /, *, start: HistoryStart, limit: int) -> HistoryPage:
         """See :class:`fanwire.transport.SupportsHistory`."""
         if isinstance(start, datetime):
             raise Unsupported("redis: history cannot be read since a time")
-        return await self._connected().page(channel, start, limit)
+        return await self._shard(channel).page(channel, start, limit)
 
     async def ping(self, /) -> None:
         """See :class:`fanwire.transport.Transport`."""
-        await self._connected().ping()
+        if not self._shards:
+            raise ConnectionLost("redis: there is no connection")
+        for shard in self._shards:
+            await shard.ping()
 
     def native(self, kind: type[T], /) -> T:
         """See :class:`fanwire.transport.Transport`."""
-        client: Any = self._client  # Any: a caller's type may be any
+        client = self._deployment.client
         if isinstance(client, kind):
             return client
         raise Unsupported(f"the redis transport has no {kind.__name__}; it has {type(client).__name__}")
