@@ -14,7 +14,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 
 from fanwire.capabilities import Capabilities
-from fanwire.errors import ConnectionLost, FanwireError, Internal, Unsupported
+from fanwire.errors import ConfigError, ConnectionLost, FanwireError, Internal, Unsupported
 from fanwire.messages import Cursor, Receipt
 from fanwire.transport import HistoryPage, HistoryStart, Outbound, Sink, TransportOptions
 
@@ -51,6 +51,7 @@ class RedisTransport:
 
     def __init__(self, options: RedisOptions | None = None, *, client: Redis | RedisCluster | None = None) -> None:
         self._options = options or RedisOptions()
+        self._own = client is None
         self._deployment = deployment_of(self._options, client)
         self._names = Names(self._options.namespace)
         self._keeps = self._options.history > 0
@@ -64,6 +65,12 @@ class RedisTransport:
         """Build it from its options."""
         assert isinstance(options, RedisOptions)
         return cls(options)
+
+    def copy(self, /) -> Self:
+        """See :class:`fanwire.transport.SupportsCopy`."""
+        if not self._own:
+            raise ConfigError("a redis client that was passed in belongs to one event loop: make the transport from a URL or options")
+        return type(self)(self._options)
 
     def __repr__(self) -> str:
         return f"<RedisTransport {self._deployment.where} namespace={self._options.namespace!r} history={self._options.history}>"
