@@ -138,7 +138,7 @@ def test_without_any_metadata_the_text_says_that_fanwire_has_to_be_installed(mon
 
 
 def test_a_scheme_of_ours_that_is_not_registered_is_said_to_be_so(toyfan: Planter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fanwire.registry._EXTRAS", {"later": "later"})
+    monkeypatch.setattr("fanwire.registry.KNOWN", {"later": "later"})
     error = refusal("later://localhost")
     assert type(error) is UnknownTransport
     assert "does not have" in str(error)

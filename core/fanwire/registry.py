@@ -32,12 +32,25 @@ from typing_extensions import get_protocol_members
 from .errors import ConfigError, FanwireError, MissingExtra, UnknownTransport
 from .transport import Transport, TransportOptions
 
-__all__ = ("GROUP", "Location", "Option", "Registered", "installed", "open_transport", "open_with", "parse_url", "redact", "suggest")
+__all__ = (
+    "GROUP",
+    "KNOWN",
+    "Location",
+    "Option",
+    "Registered",
+    "installed",
+    "load_class",
+    "open_transport",
+    "open_with",
+    "parse_url",
+    "redact",
+    "suggest",
+)
 
 GROUP = "fanwire.transports"
 """The entry-point group."""
 
-_EXTRAS: Mapping[str, str] = {
+KNOWN: Mapping[str, str] = {
     "inngest": "inngest",
     "kafka": "kafka",
     "nats": "nats",
@@ -121,7 +134,7 @@ def open_with(url: str, options: Mapping[str, Option], /, *, where: str = "the U
         ConfigError: as :func:`open_transport` does.
     """
     location = parse_url(url, where=where)
-    kind = _load(location.scheme)
+    kind = load_class(location.scheme)
     source = "the URL" if where == "the URL" else f"the URL ({where})"
     given = {name: Option(value, f"parameter {_plain(name)} in {source}") for name, value in location.parameters.items()}
     given |= {name: option for name, option in options.items() if not (option.yields and name in given)}
@@ -273,7 +286,14 @@ def _single(scheme: str, entries: list[EntryPoint]) -> EntryPoint:
     raise ConfigError(f"{scheme}:// is registered {len(entries)} times: by {' and by '.join(sorted(places))}; uninstall all but one")
 
 
-def _load(scheme: str) -> type[Transport]:
+def load_class(scheme: str) -> type[Transport]:
+    """Import and return the class that is registered for a scheme.
+
+    Raises:
+        UnknownTransport: none is.
+        MissingExtra: its client is not installed.
+        ConfigError: it cannot be imported, is registered twice, or is no transport.
+    """
     registered = _registered()
     if scheme not in registered:
         raise _unknown(scheme, registered)
@@ -296,9 +316,9 @@ def _load(scheme: str) -> type[Transport]:
 def _unknown(scheme: str, registered: Mapping[str, object]) -> UnknownTransport:
     names = ", ".join(f"{name}://" for name in sorted(registered))
     there = f"installed: {names}" if names else "none is installed; install fanwire itself with pip, also where it runs from a checkout"
-    if scheme in _EXTRAS:
+    if scheme in KNOWN:
         return UnknownTransport(f"{scheme}:// is a transport of fanwire that the installed version does not have; {there}")
-    close = difflib.get_close_matches(scheme, {*registered, *_EXTRAS}, n=1)
+    close = difflib.get_close_matches(scheme, {*registered, *KNOWN}, n=1)
     hint = f"did you mean {close[0]}://? " if close else ""
     return UnknownTransport(f"no transport is registered for {scheme}://; {hint}{there}")
 
@@ -308,8 +328,8 @@ def _missing(error: ModuleNotFoundError, entry: EntryPoint, found: Registered, b
     missing = (error.name or "").partition(".")[0]
     if not missing or missing == entry.value.partition(":")[0].strip().partition(".")[0]:
         return ConfigError(f"{by}, but there is no such module: {error}; install {found.distribution} anew")
-    if found.distribution == "fanwire" and found.scheme in _EXTRAS:
-        remedy = f'pip install "fanwire[{_EXTRAS[found.scheme]}]"'
+    if found.distribution == "fanwire" and found.scheme in KNOWN:
+        remedy = f'pip install "fanwire[{KNOWN[found.scheme]}]"'
     elif entry.extras:
         remedy = f'pip install "{found.distribution}[{",".join(entry.extras)}]"'
     else:

@@ -6,11 +6,15 @@ import hashlib
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
-from fanwire.cli.demo import Conversation, Reader
+from fanwire import Realtime
+from fanwire.cli.demo import Conversation
+from fanwire.cli.demo_worker import KILLED, Job, Say, work
 from fanwire.cli.document import split_tokens
+from fanwire.runs import SQLiteStepStore
 
-__all__ = ("ESCAPE", "SHA256", "TEXT", "TOKENS", "Notes", "program")
+__all__ = ("ESCAPE", "HALF", "SHA256", "TEXT", "TOKENS", "InProcess", "Killed", "Notes", "program")
 
 TEXT = (
     """# fanwire
@@ -24,6 +28,7 @@ Typed realtime channels for Python, over the message broker you already run: dé
     * 20
 )
 TOKENS = len(split_tokens(TEXT))
+HALF = (TOKENS + 1) // 2
 SHA256 = hashlib.sha256(TEXT.encode()).hexdigest()
 ESCAPE = "\x1b"
 
@@ -37,10 +42,33 @@ class Notes:
     def watch(self, conversation: Conversation, /) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def note(self, reader: Reader, text: str, /) -> None:
-        self.notes.append((reader.name, text))
+    def note(self, who: str, text: str, /) -> None:
+        self.notes.append((who, text))
 
 
 def program(*arguments: str | Path) -> list[str]:
     """Return the arguments that start the command line in a process of its own."""
     return [sys.executable, "-m", "fanwire.cli", *map(str, arguments)]
+
+
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+class InProcess:
+    """The demo's worker without a process: for tests of everything else, many times as fast. What it is killed by unwinds its stack, which a real signal does not."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    async def attempt(self, job: Job, rt: Realtime, hear: Say, /) -> int:
+        self.jobs.append(job)
+        try:
+            async with SQLiteStepStore(job.steps) as steps:
+                await work(job, rt, steps, hear, self.die)
+        except Killed:
+            return KILLED
+        return 0
+
+    def die(self) -> NoReturn:
+        raise Killed

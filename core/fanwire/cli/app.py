@@ -1,60 +1,47 @@
-"""Options, exit codes, and errors in one line each.
+"""The commands and their options, as they are typed. What they do is in a module each, imported when one is called: help must come at once.
 
-Exit codes:
-
-* 0: done, and what was to be verified is right
-* 1: the job failed, or what it verified is wrong
-* 2: an argument, a file or the configuration is wrong
-* 130: interrupted (Ctrl-C); 143: terminated (``SIGTERM``)
+Exit codes are in :mod:`fanwire.cli.errors`.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Final, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, final
 
 import typer
-from rich.console import Console
 
 from .. import __version__
-from ..errors import AuthError, ConfigError, FanwireError, Internal, Timeout, Unavailable
-from ..realtime import Realtime
-from .demo import DemoResult, run_demo
-from .demo_view import JsonScreen, LiveScreen, OutputClosed, PlainScreen, Screen
-from .document import Document, load_document
-from .running import Interrupted, run
+from ..errors import ConfigError
+from .errors import EXIT_CODES, FAILED, OK, USAGE, Group, guarded
+from .options import AppDir, As, ByName, Config, Debug, Json, Namespace, Param, Scheme, Seconds, Url, UrlArgument
 
-__all__ = ("FAILED", "INTERRUPTED", "OK", "USAGE", "app")
+if TYPE_CHECKING:
+    from ..realtime import Realtime
+    from .demo import DemoResult, WorkerProcess
+    from .demo_view import Screen
+    from .document import Document
 
-OK: Final = 0
-FAILED: Final = 1
-USAGE: Final = 2
-INTERRUPTED: Final = 130
+__all__ = ("app",)
 
-_REMEDIES: Final[tuple[tuple[type[FanwireError], str], ...]] = (
-    (Unavailable, "is the broker running, and is the URL right?"),
-    (Timeout, "a longer --timeout may help"),
-    (AuthError, "check the credentials in the URL"),
-    (Internal, "please report it, with the output of --debug"),
+_PATIENCE: Final = 5.0
+"""Seconds that ``check`` waits by default: less than others, for somebody is waiting to hear what is wrong."""
+
+app: typer.Typer = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
 )
-"""What to do about errors whose text cannot know it. The others say it themselves."""
-
-app: typer.Typer = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @final
 @dataclass(slots=True)
 class _Settings:
     debug: bool = False
-
-
-_DEBUG = typer.Option("--debug", help="Show the traceback of an error.")
 
 
 def _print_version(wanted: bool) -> None:
@@ -66,26 +53,180 @@ def _print_version(wanted: bool) -> None:
 _VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
 
 
-@app.callback()
+@app.callback(invoke_without_command=True, epilog=EXIT_CODES)
 def fanwire(
     context: typer.Context,
     version: Annotated[bool, _VERSION] = False,  # noqa: ARG001 - its callback acts
-    debug: Annotated[bool, _DEBUG] = False,
+    debug: Debug = False,
 ) -> None:
-    """Typed realtime channels for Python, over the message broker you already run.
-
-    Exit codes: 0 done; 1 failed, or verified wrong; 2 an argument, a file or the configuration is wrong; 130 interrupted, 143 terminated.
-    """
+    """Typed realtime channels for Python, over the message broker you already run."""
     context.obj = _Settings(debug)
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(USAGE)
 
 
-@app.command()
+def _end(context: typer.Context, command: Callable[[], int], *, debug: bool, as_json: bool) -> None:
+    """Run a command, and exit with its code."""
+    settings = context.find_object(_Settings)
+    raise typer.Exit(guarded(command, debug=debug or (settings is not None and settings.debug), as_json=as_json))
+
+
+# ---------------------------------------------------------------- transports
+
+
+@app.command(epilog=EXIT_CODES, short_help="List what is installed, and what it can do.")
+def transports(context: typer.Context, schemes: Scheme = None, as_json: Json = False, debug: Debug = False) -> None:
+    """List the transports that are installed, what each can do, and how to install those that are missing."""
+
+    def command() -> int:
+        from .transports import transports
+
+        return transports(schemes or [], json=as_json)
+
+    _end(context, command, debug=debug, as_json=as_json)
+
+
+# ---------------------------------------------------------------- publish
+
+_PUBLISHING: Final = f"""\b
+Examples:
+  fanwire publish agent-chat:thread_1 status '{{"message": "Thinking..."}}'
+  fanwire publish shop.channels:AgentChat --param thread_id=thread_1 status '{{"message": "Done"}}'
+  producer | fanwire publish agent-chat:thread_1 tokens -
+
+{EXIT_CODES}"""
+
+
+@app.command(epilog=_PUBLISHING, short_help="Publish messages from an argument, a file or standard input.")
+def publish(
+    context: typer.Context,
+    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="Name of a channel, or MODULE:CLASS that declares it: then data is validated.")],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Name of a topic.")],
+    data: Annotated[str | None, typer.Argument(metavar="DATA|-", help="One JSON value; - reads one from each line of standard input.")] = None,
+    file: Annotated[str | None, typer.Option("--file", "-f", metavar="FILE", help="Read one JSON value from each line of FILE.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", "-k", metavar="KEY", help="Idempotency key: a repeat is dropped. Of many lines, line 7 has KEY-7.")
+    ] = None,
+    headers: Annotated[
+        list[str] | None, typer.Option("--header", "-H", metavar="NAME=VALUE", help="Text that travels along; once for each.", show_default=False)
+    ] = None,
+    params: Param = None,
+    declared_by: As = None,
+    by_name: ByName = False,
+    app_dir: AppDir = Path(),
+    url: Url = None,
+    config: Config = None,
+    namespace: Namespace = None,
+    timeout: Seconds = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Publish one message, or one for each line of a file or of standard input.
+
+    Lines are published as they come, in batches. What stands before a faulty line is published, nothing behind it is; the error names the line.
+    """
+
+    def command() -> int:
+        from .connection import Place
+        from .publish import Order, publish
+        from .targets import Lookup, parse_pairs
+
+        lookup = Lookup(directory=app_dir, params=parse_pairs("--param", params or []), declared_by=declared_by, by_name=by_name)
+        order = Order(channel=channel, topic=topic, data=data, file=file, key=key, headers=headers or [], lookup=lookup, json=as_json)
+        return publish(order, Place(url=url, config=config, namespace=namespace, timeout=timeout))
+
+    _end(context, command, debug=debug, as_json=as_json)
+
+
+# ---------------------------------------------------------------- tail
+
+_TAILING: Final = f"""\b
+Examples:
+  fanwire tail agent-chat:thread_1
+  fanwire tail shop.channels:AgentChat --param thread_id=thread_1 --topic status --from 5m
+  fanwire tail agent-chat:thread_1 agent-chat:thread_2 --json --count 3 --for 10
+
+{EXIT_CODES}
+
+Ctrl-C is the usual end: it prints the summary. With --for and --count, fewer messages than --count are a failure."""
+
+
+@app.command(epilog=_TAILING, short_help="Show messages as they come, gaps included.")
+def tail(
+    context: typer.Context,
+    channels: Annotated[list[str], typer.Argument(metavar="CHANNEL", help="Names of channels, or MODULE:CLASS that declares one.")],
+    topics: Annotated[
+        list[str] | None, typer.Option("--topic", "-t", metavar="TOPIC", help="Only this topic; once for each.", show_default=False)
+    ] = None,
+    begin: Annotated[
+        str, typer.Option("--from", metavar="START", help="Where to begin: live, earliest, 10 or last:10, 5m, an ISO 8601 time, or a cursor.")
+    ] = "live",
+    count: Annotated[int | None, typer.Option("--count", "-n", metavar="N", help="End after N messages.")] = None,
+    duration: Annotated[float | None, typer.Option("--for", metavar="SECONDS", help="End after so long.")] = None,
+    params: Param = None,
+    declared_by: As = None,
+    by_name: ByName = False,
+    app_dir: AppDir = Path(),
+    url: Url = None,
+    config: Config = None,
+    namespace: Namespace = None,
+    timeout: Seconds = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show the messages of channels as they come, and every gap, invalid message and change of the connection."""
+
+    def command() -> int:
+        from .connection import Place
+        from .tail import Watch, tail
+        from .targets import Lookup, parse_pairs
+
+        lookup = Lookup(directory=app_dir, params=parse_pairs("--param", params or []), declared_by=declared_by, by_name=by_name)
+        watch = Watch(channels=channels, topics=topics or [], begin=begin, count=count, duration=duration, lookup=lookup, json=as_json)
+        return tail(watch, Place(url=url, config=config, namespace=namespace, timeout=timeout))
+
+    _end(context, command, debug=debug, as_json=as_json)
+
+
+# ---------------------------------------------------------------- check
+
+
+@app.command(epilog=EXIT_CODES, short_help="Find out whether a broker can be used, and why not.")
+def check(
+    context: typer.Context,
+    url: UrlArgument = None,
+    pings: Annotated[int, typer.Option("--pings", metavar="N", help="Round trips to time.")] = 20,
+    config: Config = None,
+    namespace: Namespace = None,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the broker, at each step.")] = _PATIENCE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find out whether a broker can be used, how fast it is, and what the credentials allow; and if not, why.
+
+    It connects, then subscribes, publishes, receives and reads history on a channel of its own that nobody else uses. One message stays in the history of that channel.
+    """
+
+    def command() -> int:
+        from .check import check
+        from .connection import Place
+
+        return check(Place(url=url, config=config, namespace=namespace, timeout=timeout), pings=pings, json=as_json)
+
+    _end(context, command, debug=debug, as_json=as_json)
+
+
+# ---------------------------------------------------------------- demo
+
+
+@app.command(epilog=EXIT_CODES, short_help="Stream a document to three subscribers, and verify it.")
 def demo(
     context: typer.Context,
     source: Annotated[
         str | None, typer.Option("--input", "-i", metavar="FILE|-", help="Text to stream, in UTF-8; by default fanwire's README.")
     ] = None,
-    url: Annotated[str, typer.Option("--url", help="Broker to stream over.")] = "memory://",
+    url: Annotated[str, typer.Option("--url", metavar="URL", help="Broker to stream over.")] = "memory://",
     rate: Annotated[
         float | None,
         typer.Option(
@@ -99,14 +240,20 @@ def demo(
         float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the broker, and for the last messages to arrive.")
     ] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object, and nothing else.")] = False,
-    debug: Annotated[bool, _DEBUG] = False,
+    debug: Debug = False,
 ) -> None:
     """Stream a document token by token, as an AI chat's reply, to three live subscribers, and verify what each received."""
-    settings = context.find_object(_Settings)
-    raise typer.Exit(_guarded(lambda: _demo(source, url, rate, timeout, as_json), debug or (settings is not None and settings.debug)))
+    _end(context, lambda: _demo(source, url, rate, timeout, as_json), debug=debug, as_json=as_json)
 
 
 def _demo(source: str | None, url: str, rate: float | None, timeout: float, as_json: bool) -> int:
+    from rich.console import Console
+
+    from .demo import WorkerProcess
+    from .demo_view import JsonScreen, LiveScreen, PlainScreen
+    from .document import load_document
+    from .running import run
+
     if rate is not None and not rate >= 0:
         raise ConfigError(f"--tokens-per-second must be 0 or more, got {rate:g}")
     if not timeout > 0:
@@ -115,60 +262,23 @@ def _demo(source: str | None, url: str, rate: float | None, timeout: float, as_j
     live = not as_json and sys.stdout.isatty() and os.environ.get("TERM", "") not in {"dumb", "unknown"}
     screen: Screen = JsonScreen() if as_json else LiveScreen(Console(file=sys.stdout, highlight=False)) if live else PlainScreen()
     if rate is None:
-        rate = max(400.0, document.size / 50) if live else 0.0  # a token is about five bytes, and nobody watches for more than ten seconds
+        # A token is about five bytes, half are sent twice, and nobody watches for more than ten seconds.
+        rate = max(400.0, document.size / 33) if live else 0.0
     realtime = open_realtime(url, timeout)
-    result = run(_stream, document, realtime, screen, rate, timeout)
+    result = run(_stream, document, realtime, WorkerProcess(url), screen, rate, timeout)
     screen.report(result)
     return OK if result.verdict == "passed" else FAILED
 
 
 def open_realtime(url: str, timeout: float) -> Realtime:
-    """Make the Realtime a command works with."""
+    """Make the Realtime the demo works with: the embedded one or that of the URL, whatever is configured."""
+    from ..realtime import Realtime
+
     return Realtime.from_url(url, timeout=timeout, connect_timeout=timeout)
 
 
-async def _stream(document: Document, realtime: Realtime, screen: Screen, rate: float, timeout: float) -> DemoResult:
+async def _stream(document: Document, realtime: Realtime, worker: WorkerProcess, screen: Screen, rate: float, timeout: float) -> DemoResult:
+    from .demo import run_demo
+
     async with realtime as rt:
-        return await run_demo(document, rt, screen, rate=rate, timeout=timeout)
-
-
-# ---------------------------------------------------------------- errors
-
-
-def _guarded(command: Callable[[], int], debug: bool) -> int:
-    """Run a command; return its exit code, whatever happens."""
-    try:
-        return command()
-    except KeyboardInterrupt:
-        print("fanwire: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Interrupted as interrupted:
-        print("fanwire: interrupted" if interrupted.number == signal.SIGINT else "fanwire: terminated", file=sys.stderr)
-        return 128 + interrupted.number
-    except OutputClosed as error:
-        _abandon_stdout()
-        if error.reason is not None:
-            print(f"fanwire: standard output cannot be written ({error.reason})", file=sys.stderr)
-        return FAILED
-    except Exception as error:  # noqa: BLE001 - the outermost place: whatever it is, the user gets one line
-        return _explain(error, debug)
-
-
-def _explain(error: Exception, debug: bool) -> int:
-    """Print what went wrong and what to do, in one line; return the exit code."""
-    if debug:
-        traceback.print_exception(error)
-    if isinstance(error, FanwireError):
-        remedy = next((f" ({text})" for kind, text in _REMEDIES if isinstance(error, kind)), "")
-        text = f"{error}{remedy}"
-    else:
-        hint = "" if debug else " (--debug shows the traceback)"
-        text = f"unexpected {type(error).__name__}: {error}{hint}"
-    print(f"fanwire: {' '.join(text.split())}", file=sys.stderr)
-    return USAGE if isinstance(error, ConfigError) else FAILED
-
-
-def _abandon_stdout() -> None:
-    """Let the interpreter's last flush go nowhere: whoever read the output has left."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return await run_demo(document, rt, screen, worker, rate=rate, timeout=timeout)

@@ -15,17 +15,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .demo import Conversation, DemoResult, Reader, Row, View
+from .demo import Conversation, DemoResult, Row, View
+from .output import emit, printable
 
-__all__ = ("JsonScreen", "LiveScreen", "OutputClosed", "PlainScreen", "Screen", "cells", "printable", "verdict_line")
+__all__ = ("JsonScreen", "LiveScreen", "PlainScreen", "Screen", "cells", "verdict_line")
 
 FRAMES_PER_SECOND: Final = 12
 """Often enough to look alive; at most 20, so that drawing leaves the machine to the messages."""
 
-HEADER: Final = ("subscriber", "published", "delivered", "lost", "announced", "p50 ms", "p99 ms", "verified")
+HEADER: Final = ("subscriber", "published", "delivered", "lost", "in gaps", "repeats", "durable repeats", "p50 ms", "p99 ms", "verified")
+"""Of the table's columns. ``in gaps`` counts what gaps announced as lost, ``repeats`` those of the part that is not durable."""
 
-
-_WITHOUT_WIDTH: Final = dict.fromkeys(map(ord, "\r\u00ad\u200b\u200c\u200d\u2060\ufeff"))
+_NEWS: Final = 3
+"""Lines about the worker: that it was killed, that it was started again, how that ended."""
 
 
 class Screen(View, Protocol):
@@ -34,27 +36,6 @@ class Screen(View, Protocol):
     def report(self, result: DemoResult, /) -> None:
         """Show the outcome."""
         ...
-
-
-class OutputClosed(Exception):
-    """Standard output cannot be written to, so there is nobody to go on for.
-
-    Args:
-        reason: Why, or ``None`` if its reader has left, which needs no explanation.
-    """
-
-    def __init__(self, reason: str | None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-def _print(line: str) -> None:
-    try:
-        print(line, flush=True)
-    except BrokenPipeError as error:
-        raise OutputClosed(None) from error
-    except OSError as error:
-        raise OutputClosed(error.strerror or str(error)) from error
 
 
 # ---------------------------------------------------------------- the outcome
@@ -68,6 +49,8 @@ def cells(row: Row) -> Sequence[str]:
         f"{row.delivered:,}",
         f"{row.lost:,}",
         "unknown" if row.announced is None else f"{row.announced:,}",
+        "-" if row.repeats is None else f"{row.repeats:,}",
+        "-" if row.durable_repeats is None else f"{row.durable_repeats:,}",
         "-" if row.p50_ms is None else f"{row.p50_ms:.3f}",
         "-" if row.p99_ms is None else f"{row.p99_ms:.3f}",
         "NO" if row.problems else "yes",
@@ -99,12 +82,12 @@ class JsonScreen:
         """Show nothing."""
         return nullcontext()
 
-    def note(self, reader: Reader, text: str, /) -> None:
+    def note(self, who: str, text: str, /) -> None:
         """Show nothing."""
 
     def report(self, result: DemoResult, /) -> None:
         """Print the outcome."""
-        _print(result.model_dump_json(indent=2))
+        emit(result.model_dump_json(indent=2))
 
 
 # ---------------------------------------------------------------- without a terminal
@@ -118,27 +101,27 @@ class PlainScreen:
         """Print what is going to be streamed."""
         document = conversation.document
         size = f"{document.size:,} bytes, {len(conversation.pieces):,} tokens"
-        _print(f"document: {_document_name(conversation)}, {size}, SHA-256 {document.sha256}")
-        _print(f"channel: {conversation.chat.name}")
+        emit(f"document: {_document_name(conversation)}, {size}, SHA-256 {document.sha256}")
+        emit(f"channel: {conversation.chat.name}")
         return nullcontext()
 
-    def note(self, reader: Reader, text: str, /) -> None:
+    def note(self, who: str, text: str, /) -> None:
         """Print a line."""
-        _print(f"{reader.name + ':':<8}{text}")
+        emit(f"{who + ':':<8}{text}")
 
     def report(self, result: DemoResult, /) -> None:
         """Print the table and the outcome."""
         lines = [HEADER, *map(cells, result.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        _print("")
+        emit("")
         for line in lines:
             texts = [cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(zip(line, widths, strict=True))]
-            _print("  ".join(texts))
-        _print("")
+            emit("  ".join(texts))
+        emit("")
         for problem in _problems(result):
-            _print(problem)
-        _print(f"SHA-256 {result.sha256}")
-        _print(verdict_line(result))
+            emit(problem)
+        emit(f"SHA-256 {result.sha256}")
+        emit(verdict_line(result))
 
 
 # ---------------------------------------------------------------- on a terminal
@@ -164,12 +147,12 @@ class LiveScreen:
         with Live(console=self._console, get_renderable=picture.frame, refresh_per_second=FRAMES_PER_SECOND):
             yield
 
-    def note(self, reader: Reader, text: str, /) -> None:
+    def note(self, who: str, text: str, /) -> None:
         """Do nothing: the next frame shows it."""
 
     def report(self, result: DemoResult, /) -> None:
         """Draw the table and the outcome."""
-        self._console.print(self._table(result.rows))
+        self._console.print("", self._table(result.rows), "", sep="\n")
         for problem in _problems(result):
             self._console.print(Text(problem, style="red"))
         self._console.print(f"SHA-256 {result.sha256}", style="dim")
@@ -177,12 +160,14 @@ class LiveScreen:
         self._console.print(Text(verdict_line(result), style="bold green" if passed else "bold red"))
 
     def _table(self, rows: Sequence[Row]) -> RenderableType:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+        table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, header_style="bold")
         for name in HEADER:
-            table.add_column(name, justify="left" if name == HEADER[0] else "right", no_wrap=True)
+            # In two lines, so that the table fits a terminal of 80 columns.
+            table.add_column(name.replace(" ", "\n"), justify="left" if name == HEADER[0] else "right", vertical="bottom", no_wrap=True)
         for row in rows:
             *figures, verified = map(Text, cells(row))
             figures[3].stylize("bold red" if row.lost else "")
+            figures[6].stylize("bold red" if row.durable_repeats else "")
             verified.stylize("bold red" if row.problems else "green")
             table.add_row(*figures, verified)
         wanted = self._console.measure(table, options=self._console.options.update(max_width=1_000)).maximum
@@ -190,7 +175,7 @@ class LiveScreen:
             return table
         # Too narrow for a table: a paragraph for each row loses no figure.
         lines = [", ".join(f"{name} {cell}" for name, cell in zip(HEADER, cells(row), strict=True)) for row in rows]
-        return Group("", *(Text(line) for line in lines), "")
+        return Group(*(Text(line) for line in lines))
 
 
 @final
@@ -205,12 +190,12 @@ class _Picture:
 
     def frame(self) -> RenderableType:
         """Return the picture of this moment."""
-        return Group(self._reply(), self._progress())
+        return Group(self._reply(), self._progress(), self._news())
 
     def _reply(self) -> RenderableType:
         statuses = self._status.statuses
         status = statuses[-1].message if statuses else "Waiting..."
-        height = max(3, min(12, self._console.height - 10))
+        height = max(3, min(12, self._console.height - 10 - _NEWS))
         width = max(8, self._console.width - 4)
         # Whole blocks of tokens, so that lines do not break anew with each one.
         parts = self._tokens.parts
@@ -231,29 +216,31 @@ class _Picture:
         grid.width = max(1, self._console.width - 3)  # room for the ^C that the terminal echoes: on a full line it would start another one
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1)
-        for _ in range(3):
+        for _ in range(4):
             grid.add_column(justify="right", no_wrap=True)
         for reader in (self._status, self._tokens, self._both):
             gaps = len(reader.gaps)
+            # Back to where the newest attempt is: what it repeats is on its way again, what is durable is there.
+            progress = reader.progress
             grid.add_row(
                 reader.name,
-                ProgressBar(total=reader.expected, completed=reader.delivered, complete_style="cyan", finished_style="green"),
-                f"{100 * reader.delivered // reader.expected} %",
-                f"{reader.delivered:,}/{reader.expected:,}",
+                ProgressBar(total=reader.expected, completed=progress, complete_style="cyan", finished_style="green"),
+                f"{100 * progress // reader.expected} %",
+                f"{progress:,}/{reader.expected:,}",
+                f"{reader.repeats:,} repeats",
                 Text(f"{gaps:,} gap{'' if gaps == 1 else 's'}", style="bold red" if gaps else "dim"),
             )
         elapsed = time.monotonic() - self._begin
-        sent = self._conversation.sent["tokens"]
-        rate = self._tokens.delivered * 1e9 / max(1, time.perf_counter_ns() - sent[0]) if sent else 0.0
-        grid.add_row("", "", "", f"{rate:,.0f} tokens/s", f"{elapsed:.1f} s")
+        parts, since = len(self._tokens.parts), self._tokens.since
+        rate = parts / max(1e-9, time.perf_counter() - since) if parts else 0.0
+        grid.add_row("", "", "", "", f"{rate:,.0f} tokens/s", f"{elapsed:.1f} s")
         return grid
+
+    def _news(self) -> RenderableType:
+        # Always as many lines, so that the picture keeps its height.
+        lines = [Text(text, style="yellow", no_wrap=True, overflow="ellipsis") for text in self._conversation.news[-_NEWS:]]
+        return Group(*lines, *(Text() for _ in range(_NEWS - len(lines))))
 
 
 def _document_name(conversation: Conversation) -> str:
     return " ".join(printable(conversation.document.name).split())
-
-
-def printable(text: str) -> str:
-    """Return the text without whatever could steer a terminal: a document must not move the cursor or reverse a line."""
-    shown = text.expandtabs(4).translate(_WITHOUT_WIDTH)
-    return "".join(c if c == "\n" or c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in shown)
