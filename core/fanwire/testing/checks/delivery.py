@@ -52,10 +52,11 @@ async def ready_means_ready(harness: Harness) -> None:
 
 @check("A3")
 async def no_replay_by_default(harness: Harness) -> None:
-    """A message published before a subscription was entered is not delivered to it."""
-    room = Room(number=1)
+    """A message published before a channel was first subscribed is not delivered."""
     async with open_realtime(harness) as rt:
         for number in range(20):
+            # A channel of its own each time: one that lingers is live all the time, and may still have a message on its way.
+            room = Room(number=number)
             await rt.publish(room.a, number)
             async with rt.subscribe(room.a) as messages:
                 await rt.publish(room.a, 1000 + number)
