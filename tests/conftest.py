@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import pytest
 from hypothesis import settings
@@ -31,6 +32,8 @@ LOOPS: dict[str, tuple[str, dict[str, bool]]] = {
     "asyncio+uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
+if chosen := os.environ.get("FANWIRE_TEST_LOOPS"):  # such as "asyncio": `make test-wheel` tests how it is packed, which is the same on all
+    LOOPS = {name: LOOPS[name] for name in chosen.split(",")}
 
 
 @pytest.fixture(scope="module", params=LOOPS)
