@@ -16,7 +16,8 @@ import typer
 
 from .. import __version__
 from ..errors import ConfigError
-from .errors import EXIT_CODES, FAILED, OK, USAGE, Group, guarded
+from ._group import Group
+from .errors import EXIT_CODES, FAILED, OK, USAGE, guarded
 from .options import AppDir, As, ByName, Config, Debug, Json, Namespace, Param, Scheme, Seconds, Url, UrlArgument
 
 if TYPE_CHECKING:

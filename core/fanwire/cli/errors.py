@@ -23,10 +23,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple, Protocol, final, runtime_checkable
-
-import typer
-from typer.core import TyperGroup
+from typing import Final, NamedTuple, final
 
 from ..errors import (
     AuthError,
@@ -51,12 +48,13 @@ __all__ = (
     "REFUSED",
     "UNAVAILABLE",
     "USAGE",
-    "Group",
     "Located",
     "OutputClosed",
     "Report",
     "guarded",
+    "one_line",
     "report_of",
+    "tell",
 )
 
 OK: Final = 0
@@ -144,14 +142,15 @@ def report_of(error: BaseException, *, debug: bool = False) -> Report:
             next((result for result in error.results if isinstance(result, FanwireError)), error) if isinstance(error, PartialPublish) else error
         )
         code = next((code for kinds, code in _CODES if isinstance(error, kinds)), FAILED)
-        return Report(error.code, _one_line(str(error)), diagnose(decisive).remedy, error.retryable, code)
+        return Report(error.code, one_line(str(error)), diagnose(decisive).remedy, error.retryable, code)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRA:
         return Report("missing_extra", f"the command line needs {error.name}, which is not installed", 'pip install "fanwire[cli]"', False, USAGE)
     remedy = None if debug else "--debug shows the traceback"
-    return Report("unexpected", _one_line(f"unexpected {type(error).__name__}: {error}"), remedy, False, FAILED)
+    return Report("unexpected", one_line(f"unexpected {type(error).__name__}: {error}"), remedy, False, FAILED)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return ``text`` as one printable line, without secrets."""
     shown = "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in scrub(text))
     return " ".join(shown.split())
 
@@ -178,23 +177,24 @@ def guarded(command: Callable[[], int], *, debug: bool = False, as_json: bool = 
     except OutputClosed as error:
         _abandon_stdout()
         if error.reason is not None:
-            _tell(Report("output", f"standard output cannot be written ({error.reason})", None, False, FAILED), as_json=as_json)
+            tell(Report("output", f"standard output cannot be written ({error.reason})", None, False, FAILED), as_json=as_json)
         return FAILED
     except Exception as error:  # noqa: BLE001 - the outermost place: whatever it is, the user gets one line
         if debug:
             print(scrub("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         report = report_of(error, debug=debug)
-        _tell(report, as_json=as_json)
+        tell(report, as_json=as_json)
         return report.exit_code
 
 
 def _interrupted(number: int, *, as_json: bool) -> int:
     word = "interrupted" if number == signal.SIGINT else "terminated"
-    _tell(Report(word, word, None, False, 128 + number), as_json=as_json)
+    tell(Report(word, word, None, False, 128 + number), as_json=as_json)
     return 128 + number
 
 
-def _tell(report: Report, *, as_json: bool) -> None:
+def tell(report: Report, *, as_json: bool) -> None:
+    """Print a report to standard error."""
     print(report.json() if as_json else report.line(), file=sys.stderr)
 
 
@@ -232,47 +232,3 @@ def _abandon_stdout() -> None:
     """Let the interpreter's last flush go nowhere: whoever read the output has left."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-# ---------------------------------------------------------------- how the command line itself was used
-
-
-@runtime_checkable
-class _Usage(Protocol):
-    """What typer raises about wrong usage, whichever version of it, and of click underneath."""
-
-    exit_code: int
-
-    def format_message(self) -> str: ...
-
-
-@final
-class Group(TyperGroup):
-    """The commands. Wrong usage is one line as well, or one object with ``--json``."""
-
-    # Any: as typer declares it, which passes on what it is given
-    def main(
-        self,
-        args: Any = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """See typer; exits, unless ``standalone_mode`` is off."""
-        given = list(sys.argv[1:] if args is None else args)
-        try:
-            result = super().main(given, prog_name, complete_var, standalone_mode=False, windows_expand_args=windows_expand_args, **extra)
-        except typer.Abort:
-            result = FAILED
-        except Exception as error:
-            if not isinstance(error, _Usage):
-                raise
-            path = getattr(getattr(error, "ctx", None), "command_path", "fanwire")
-            report = Report("usage", _one_line(error.format_message()).rstrip("."), f"see {path} --help", False, error.exit_code)
-            _tell(report, as_json="--json" in given[: given.index("--") if "--" in given else None])
-            result = error.exit_code
-        if standalone_mode:
-            sys.exit(result if isinstance(result, int) else OK)
-        return result
