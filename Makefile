@@ -30,18 +30,22 @@ test: $(READY) ## run all tests, with branch coverage of core (at least 90 %)
 
 .PHONY: test-fast
 test-fast: $(READY) ## run the tests that take no seconds, without coverage (ARGS="-k hub")
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not soak" $(ARGS)
 
 .PHONY: test-wheel
 test-wheel: $(READY) ## build the wheel, install it elsewhere and run the fast tests against it
 	scripts/test-wheel $(ARGS)
+
+.PHONY: soak
+soak: $(READY) ## load and stress: thousands of drawn plans, minutes of them, on loopback (ARGS="-k memory")
+	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
 .PHONY: coverage
 coverage: $(READY) ## run all tests and write build/coverage/index.html
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html
 
 .PHONY: lint
-lint: style typecheck architecture ## run every checker: style, typecheck, architecture
+lint: style typecheck architecture generated ## run every checker: style, typecheck, architecture, generated
 
 .PHONY: style
 style: $(READY) ## ruff: rules and format
@@ -57,6 +61,14 @@ typecheck: $(READY) ## mypy strict and pyright strict
 architecture: $(READY) ## import-linter: arrows point down only
 	$(BIN)/lint-imports
 
+.PHONY: generated
+generated: $(READY) ## check that the blocking façade is what the asynchronous one gives
+	$(BIN)/python scripts/generate_blocking.py --check
+
+.PHONY: generate
+generate: $(READY) ## write the blocking façade anew, after a change of the asynchronous one
+	$(BIN)/python scripts/generate_blocking.py
+
 .PHONY: format
 format: $(READY) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
@@ -67,8 +79,13 @@ bench: $(READY) ## run the fan-out benchmark and write benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: docs
-docs: $(READY) ## check that every relative link in the Markdown files leads somewhere
+docs: $(READY) ## build the documentation into build/site, warnings as errors, and check every relative link
 	$(BIN)/python scripts/check_links.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.PHONY: docs-serve
+docs-serve: $(READY) ## show the documentation at http://127.0.0.1:8000, built anew whenever it changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
 
 .PHONY: lock
 lock: $(READY) ## refresh requirements.lock after a change of pyproject.toml (ARGS=--upgrade: newest versions)

@@ -23,6 +23,11 @@ import fanwire.errors
 from tests.untested import require
 
 ANY = {
+    "blocking.realtime.BlockingRealtime.from_config": "as of Realtime",
+    "blocking.realtime.BlockingRealtime.from_url": "as of Realtime",
+    "blocking.realtime.BlockingRealtime.history": "as of Realtime",
+    "blocking.realtime.BlockingRealtime.publish_many": "as of Realtime",
+    "blocking.realtime.BlockingRealtime.subscribe": "as of Realtime",
     "channels.Channel.topics": "topics of a class have different payloads; the attributes are typed",
     "channels.declared_topics": "as above",
     "dynamic.ChannelFactory.__init__": "takes what channel() has made of such a mapping",

@@ -6,6 +6,7 @@ Map of the package, from what users write down to what talks to a broker:
 * values: ``messages``, ``events``, ``capabilities``, ``errors``
 * use: ``realtime`` on top of ``session``, ``subscription``, ``batches``; ``publishing``; ``outgoing`` and ``requests`` check what comes in
 * retry: ``runs``, durable publish and the stores of its steps
+* use without an event loop: ``blocking``, generated from the classes above
 * deliver: ``hub``
 * carry: ``transport`` (the contract), ``codec`` (the wire format), ``registry`` and ``config`` (which transport)
 * command line: ``cli``
@@ -37,6 +38,8 @@ from .topics import topic as topic
 
 if TYPE_CHECKING:
     from . import runs as runs
+    from .blocking import BlockingRealtime as BlockingRealtime
+    from .blocking import BlockingSubscription as BlockingSubscription
     from .realtime import Realtime as Realtime
     from .runs.run import Run as Run
     from .subscription import Subscription as Subscription
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = (
+    "BlockingRealtime",
+    "BlockingSubscription",
     "Capabilities",
     "Channel",
     "Cursor",
@@ -72,7 +77,14 @@ __all__ = (
 
 if not TYPE_CHECKING:  # a checker that saw __getattr__ would take any name to exist
     # What does I/O is imported when it is first asked for: a module that only declares channels loads no event loop.
-    _LAZY = {"Realtime": ".realtime", "Run": ".runs.run", "Subscription": ".subscription", "runs": ".runs"}
+    _LAZY = {
+        "BlockingRealtime": ".blocking",
+        "BlockingSubscription": ".blocking",
+        "Realtime": ".realtime",
+        "Run": ".runs.run",
+        "Subscription": ".subscription",
+        "runs": ".runs",
+    }
 
     def __getattr__(name: str) -> object:
         if name not in _LAZY:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from .errors import ConfigError, DeclarationError, FanwireError, Timeout, Unavai
 from .events import ConnectionEvent, ConnectionState, InvalidMessage, RealtimeStats
 from .hub.join import history_starts, read_history
 from .hub.lanes import Prepared
+from .hub.records import log_invalid
 from .hub.told import fresh
 from .hub.waiter import checkpoint
 from .messages import Message, Receipt, Start
@@ -30,6 +30,7 @@ from .topics import Outgoing, TopicRef
 from .transport import Transport
 
 if TYPE_CHECKING:
+    from .blocking import BlockingRealtime
     from .runs import Run, StepStore
 
 __all__ = ("Realtime",)
@@ -43,8 +44,6 @@ E = TypeVar("E")
 F = TypeVar("F")
 G = TypeVar("G")
 H = TypeVar("H")
-
-_logger = logging.getLogger("fanwire")
 
 _FAIR = 64
 """Publishes that did not suspend after which other tasks get a turn."""
@@ -115,7 +114,7 @@ class Realtime(Session):
             buffer_bytes=buffer_bytes,
             buffer_bytes_total=buffer_bytes_total,
             linger=linger,
-            on_invalid=on_invalid or _log_invalid,
+            on_invalid=on_invalid or log_invalid,
             codec=codec,
             clock=clock,
         )
@@ -432,6 +431,17 @@ class Realtime(Session):
         await checkpoint()
         return await read_history(engine, interest, start, limit)
 
+    def blocking(self) -> BlockingRealtime:
+        """Return the same for code without an event loop: another connection with these settings, made at its first use. An unnamed memory broker is shared.
+
+        Raises:
+            ConfigError: the transport cannot be opened twice, as when it was given a client's own objects.
+            WrongLoop: this Realtime is open in another event loop.
+        """
+        from .blocking.lifetime import blocking
+
+        return blocking(self)
+
     # ------------------------------------------------------------------ figures
 
     @asynccontextmanager
@@ -464,11 +474,6 @@ class Realtime(Session):
             await self._transport.ping()
             return self._clock.monotonic() - begin
         raise Timeout(f"{self._transport.name}: no answer to a ping within {self.timeout:g} s")
-
-
-def _log_invalid(message: InvalidMessage) -> None:
-    where = f"channel {message.channel!r}" if message.topic is None else f"topic {message.topic!r} of channel {message.channel!r}"
-    _logger.warning("skipped an invalid message of %d bytes on %s: %s", len(message.frame), where, message.reason)
 
 
 def _not_a_ref(value: object) -> NoReturn:

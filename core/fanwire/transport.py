@@ -2,7 +2,7 @@
 
 A transport connects, publishes batches and delivers frames. Everything else lives in core, once: retries, reconnecting, buffering, validation, order, history joins,
 repairs and gaps. A third party's transport is a class that satisfies :class:`Transport`, registered under the entry-point group ``fanwire.transports`` by its URL
-scheme. Optional abilities are further protocols: :class:`SupportsHistory`, :class:`SupportsImmediatePublish`.
+scheme. Optional abilities are further protocols: :class:`SupportsHistory`, :class:`SupportsImmediatePublish`, :class:`SupportsCopy`.
 
 Errors: a transport raises the classes of :mod:`fanwire.errors`, each made at the seam from the client's own (``raise ConnectionLost(...) from error``).
 """
@@ -28,6 +28,7 @@ __all__ = (
     "Last",
     "Outbound",
     "Sink",
+    "SupportsCopy",
     "SupportsHistory",
     "SupportsImmediatePublish",
     "Transport",
@@ -207,5 +208,20 @@ class SupportsImmediatePublish(Protocol):
 
         Raises:
             FanwireError: the broker refused it.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsCopy(Protocol):
+    """A transport that can be made once more, for another event loop; ``rt.blocking()`` needs it. One that is made from its options alone does it in a line."""
+
+    def copy(self, /) -> Transport:
+        """Return another transport to the same broker, with the same options and no connection; no I/O.
+
+        Called on the event loop that this one is used in, or before it is used; and again in the child of a fork.
+
+        Raises:
+            ConfigError: it was given a client's own objects, which belong to one event loop.
         """
         ...

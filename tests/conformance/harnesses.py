@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import ClassVar
+
 from fanwire.testing.harness import Harness
 from fanwire_memory import MemoryBroker, MemoryOptions, MemoryTransport
 
@@ -9,23 +12,44 @@ __all__ = ("MemoryHarness",)
 
 
 class MemoryHarness(Harness):
-    """Named brokers: one for each choice of options, shared by all transports of the harness that make it."""
+    """Named brokers: one for each choice of options, shared by all transports of the namespace that make it."""
 
-    native = (MemoryBroker,)
+    native: ClassVar[tuple[type, ...]] = (MemoryBroker,)
 
     def __init__(self, namespace: str) -> None:
         super().__init__(namespace)
         self._brokers: dict[str, MemoryTransport] = {}
         """Keeps the brokers, and what they store, for as long as the check lasts."""
+        self._transports: list[MemoryTransport] = []
 
     def transport(self, **options: object) -> MemoryTransport:
         name = "-".join(f"{key}-{value}" for key, value in sorted(options.items()))
         transport = MemoryTransport(f"conformance-{name}", MemoryOptions.model_validate({"namespace": self.namespace, **options}))
-        return self._brokers.setdefault(name, transport) and transport
+        self._brokers.setdefault(name, transport)
+        self._transports.append(transport)
+        return transport
+
+    def schemes(self) -> Collection[str]:
+        return ("memory",)
+
+    def plain(self) -> MemoryTransport:
+        return self.transport(history=0)
+
+    def bounded(self, count: int) -> MemoryTransport:
+        return self.transport(history=count)
+
+    def absent(self) -> MemoryTransport:
+        transport = MemoryTransport("", MemoryOptions(namespace=self.namespace))
+        transport.faults.disconnect(refuse=1_000_000)
+        return transport
 
     async def cut(self) -> None:
-        for broker in self._brokers.values():
-            broker.faults.disconnect()
+        for transport in self._transports:
+            link, broker = transport._link, transport.native(MemoryBroker)
+            if link is not None:
+                with broker.lock:
+                    broker.disconnect_link(link)
+                    link.break_()
 
     async def restart(self, *, keep: bool) -> None:
         for broker in self._brokers.values():
@@ -41,6 +65,10 @@ class MemoryHarness(Harness):
     async def resume(self) -> None:
         for broker in self._brokers.values():
             broker.faults.resume()
+
+    async def lose_answer(self) -> None:
+        for broker in self._brokers.values():
+            broker.faults.lose_ack()
 
     async def subscriptions(self) -> int:
         return sum(broker.native(MemoryBroker).subscribed() for broker in self._brokers.values())

@@ -50,6 +50,11 @@ class MemoryBroker:
         """Seconds since 1970, by the broker's clock."""
         self.begin()
 
+    def share(self) -> None:
+        """Allow other threads to use it from now on. Called where it is used, or before."""
+        self.shared = True
+        _unnamed.add(self)
+
     def begin(self) -> None:
         """Start with nothing: no channels, no connections, no faults."""
         self.lock = threading.RLock()
@@ -373,6 +378,8 @@ class MemoryBroker:
 
 
 _shared: weakref.WeakValueDictionary[tuple[str, str], MemoryBroker] = weakref.WeakValueDictionary()
+_unnamed: weakref.WeakSet[MemoryBroker] = weakref.WeakSet()
+"""Brokers that came to be shared by a copy of their transport."""
 _shared_lock = threading.Lock()
 
 
@@ -401,7 +408,7 @@ def _forked() -> None:
     global _shared, _shared_lock  # noqa: PLW0603  # they are the process's
     _shared_lock = threading.Lock()
     _shared = weakref.WeakValueDictionary(_shared.items())
-    for broker in list(_shared.values()):
+    for broker in {*_shared.values(), *_unnamed}:
         broker.begin()
 
 

@@ -69,8 +69,11 @@ class MemoryTransport:
         if name and clock is not SYSTEM_CLOCK:
             raise ConfigError(f"a named broker is shared, it takes no clock: leave out the name {name!r} or clock=")
         limits = Limits(options.history, options.ttl, options.max_bytes)
-        self._broker = shared_broker(name, options.namespace, limits) if name else MemoryBroker(limits, shared=False, clock=clock)
-        self._faults = Faults(self._broker)
+        self._use(shared_broker(name, options.namespace, limits) if name else MemoryBroker(limits, shared=False, clock=clock), options)
+
+    def _use(self, broker: MemoryBroker, options: MemoryOptions) -> None:
+        self._broker = broker
+        self._faults = Faults(broker)
         self._options = options
         self._link: Link | None = None
 
@@ -82,6 +85,13 @@ class MemoryTransport:
         if parts.path.strip("/") or "@" in parts.netloc:
             raise ConfigError("a memory URL is memory:// or memory://name: it has neither path nor user")
         return cls(unquote(parts.netloc), options)
+
+    def copy(self, /) -> Self:
+        """See :class:`fanwire.transport.SupportsCopy`. A broker without a name is shared from now on: each use of it takes a lock."""
+        self._broker.share()
+        other = type(self).__new__(type(self))
+        other._use(self._broker, self._options)  # noqa: SLF001  # of this very class
+        return other
 
     def __repr__(self) -> str:
         return f"<MemoryTransport namespace={self._options.namespace!r} history={self._options.history}>"

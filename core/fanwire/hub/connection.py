@@ -17,6 +17,7 @@ from ..events import ConnectionEvent, ConnectionState
 from ..messages import GapReason
 from ..transport import Transport
 from .hub import Hub
+from .records import summary, traced
 from .waiter import Waiter, WaiterFactory
 
 __all__ = ("Connection", "EventQueue", "backoff")
@@ -65,7 +66,7 @@ class Connection:
             self.error = error
             self._failures += 1
             if isinstance(error, _TERMINAL):
-                _logger.error("%s: giving up: %s", self._transport.name, error)
+                _logger.error("%s: giving up: %s", self._transport.name, summary(error))
                 self.give_up(error)
                 return error
             _logger.warning("%s: connection attempt %d ended: %s", self._transport.name, self._attempt, error)
@@ -89,7 +90,7 @@ class Connection:
         except (FanwireError, ExceptionGroup) as error:
             return _reason(error)
         except Exception as error:
-            _logger.exception("%s: unexpected error in the transport", self._transport.name)
+            _logger.error("%s: unexpected error in the transport", self._transport.name, exc_info=traced(error))
             failure = Internal(f"{self._transport.name}: unexpected {type(error).__name__} in the transport: {error}")
             failure.__cause__ = error
             return failure

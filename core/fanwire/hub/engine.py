@@ -22,6 +22,7 @@ from .join import Join
 from .lanes import Lanes
 from .log import InterestLog, LogCursor
 from .reconciler import Reconciler
+from .records import traced
 from .states import Phase
 from .told import fresh
 from .waiter import WaiterFactory, waiter_factory
@@ -124,7 +125,7 @@ class Engine:
                 self._fail(await self.connection.run())
                 tasks.cancel_scope.cancel()
         except Exception as error:
-            _logger.exception("fanwire stopped by an unexpected error")
+            _logger.error("fanwire stopped by an unexpected error", exc_info=traced(error))
             failure = Internal(f"fanwire stopped by an unexpected error: {error!r}")
             failure.__cause__ = error
             self.connection.give_up(failure)

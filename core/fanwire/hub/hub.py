@@ -18,6 +18,7 @@ from ..transport import HistoryEntry
 from .continuity import Continuity, Links, Verdict, judge, missing
 from .decoding import parse_time, raw_message
 from .log import Budget, Entry, Interest, InterestLog, Item
+from .records import traced
 from .routes import ANYTHING, Route, add_route, remove_route
 from .states import ChannelRecord, Event, Phase, PlainTopic
 
@@ -455,8 +456,8 @@ class Hub:
         self.invalid += 1
         try:
             self._on_invalid(InvalidMessage(channel, topic, reason, frame))
-        except Exception:
-            _logger.exception("the on_invalid hook failed on channel %r", channel)
+        except Exception as error:
+            _logger.error("the on_invalid hook failed on channel %r", channel, exc_info=traced(error))
 
     def _shrink(self) -> None:
         """Let the largest logs give up their older halves until all fit."""

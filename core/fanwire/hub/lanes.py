@@ -22,6 +22,7 @@ from ..messages import Receipt
 from ..topics import TopicRef
 from ..transport import Outbound, SupportsImmediatePublish, Transport
 from .publishers import Counter, Publishers, TimeStamps
+from .records import traced
 from .told import fresh
 from .waiter import Waiter, WaiterFactory, checkpoint, checkpoint_if_cancelled
 
@@ -362,7 +363,7 @@ class Lanes:
         except FanwireError as error:
             failure = error
         except Exception as error:
-            _logger.exception("%s: unexpected error in publish", self._transport.name)
+            _logger.error("%s: unexpected error in publish", self._transport.name, exc_info=traced(error))
             failure = _defect(self._transport, error)
         else:
             if len(results) != len(batch):

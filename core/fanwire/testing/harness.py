@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -23,7 +24,8 @@ class Harness(ABC):
             async def cut(self):
                 await SERVER.kill_connections()
 
-    Entered before a check and left after it. Everything happens within :attr:`namespace`, so that checks can run side by side on one server.
+    Entered before a check and left after it. Everything happens within :attr:`namespace`, so that checks can run side by side on one server. Two harnesses of one
+    namespace are two clients of the server that know nothing of each other: what is done to the connections of one does not concern the other.
     """
 
     patience: ClassVar[float] = 10.0
@@ -31,6 +33,12 @@ class Harness(ABC):
 
     native: ClassVar[tuple[type, ...]] = ()
     """Types that ``Transport.native`` has to return."""
+
+    half_open: ClassVar[float | None] = None
+    """Seconds within which the transport finds that nothing comes through any more, or ``None`` where it does not claim to."""
+
+    crowd: ClassVar[int] = 10_000
+    """Channels of the check that tries a great many of them; fewer for a server that takes long."""
 
     def __init__(self, namespace: str) -> None:
         self.namespace: str = namespace
@@ -65,6 +73,18 @@ class Harness(ABC):
         """End :meth:`stall`."""
         raise NotImplementedError
 
+    async def lose_answer(self) -> None:
+        """Let the server accept what is published next, and break the connection before its answer comes back."""
+        raise NotImplementedError
+
+    def plain(self) -> Transport:
+        """Return a transport that declares no history; where it never does, the same as :meth:`transport` returns."""
+        raise NotImplementedError
+
+    def bounded(self, count: int) -> Transport:
+        """Return a transport whose history keeps the newest ``count`` messages of a channel, and not many more."""
+        raise NotImplementedError
+
     def absent(self) -> Transport:
         """Return a transport for a place where no server is."""
         raise NotImplementedError
@@ -75,6 +95,10 @@ class Harness(ABC):
 
     def url(self) -> str:
         """Return the URL by which other processes reach the server, in this namespace."""
+        raise NotImplementedError
+
+    def schemes(self) -> Collection[str]:
+        """Return the URL schemes under which the installed distribution registers the transport."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ the server
@@ -113,11 +137,31 @@ class Harness(ABC):
 
     @classmethod
     def can(cls, ability: str) -> bool:
-        """Tell whether a method beyond :meth:`transport` is written."""
+        """Tell whether something beyond :meth:`transport` is written."""
         return getattr(cls, ability) is not getattr(Harness, ability)
 
 
 ABILITIES: frozenset[str] = frozenset(
-    {"absent", "cut", "inject", "lose", "recreate", "restart", "resume", "rewind", "stall", "stored", "subscriptions", "trim", "unauthorised", "url"}
+    {
+        "absent",
+        "bounded",
+        "cut",
+        "half_open",
+        "inject",
+        "lose",
+        "lose_answer",
+        "plain",
+        "recreate",
+        "restart",
+        "resume",
+        "rewind",
+        "schemes",
+        "stall",
+        "stored",
+        "subscriptions",
+        "trim",
+        "unauthorised",
+        "url",
+    }
 )
-"""What a harness may be able to do, by the names of its methods."""
+"""What a harness may be able to do, by the names of its methods (and of :attr:`Harness.half_open`, which is a claim)."""
