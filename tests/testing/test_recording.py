@@ -104,8 +104,10 @@ async def test_waiting_for_what_comes_and_for_what_is_there() -> None:
         got: list[object] = []
 
         async def wait() -> None:
-            got.append(await published.wait_for(CHAT.tokens, 3))
-            got.append(await published.wait_for(CHAT.tokens, lambda text: text == "d"))
+            three = await published.wait_for(CHAT.tokens, 3)
+            got.append(three)
+            last = await published.wait_for(CHAT.tokens, lambda text: text == "d")
+            got.append(last)
 
         tasks.start_soon(wait)
         for text in "abcd":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, final
+from typing import Any, NamedTuple, Protocol, cast, final
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -181,9 +181,8 @@ class Cluster:
         connection = await open_connection(self._maker(host, port), f"{host}:{port}")
         try:
             await connection.send_command("CLUSTER", "SLOTS")
-            reply: Any = await connection.read_response()  # Any: as the server nests it
+            reply: list[list[Any]] = cast("list[list[Any]]", await connection.read_response())  # as the server nests it
             found: dict[tuple[str, int], list[range]] = {}
-            part: list[Any]
             for part in reply:
                 address = (part[2][0].decode() or host, int(part[2][1]))
                 found.setdefault(address, []).append(range(part[0], part[1] + 1))

@@ -17,6 +17,10 @@ from fanwire.messages import Cursor
 __all__ = ("Names", "fresh_epoch", "head_cursor", "stream_id")
 
 
+_TOO_LARGE: Final = 2**64
+_DIGITS: Final = 20
+
+
 class Names:
     """Names within one namespace."""
 
@@ -54,4 +58,6 @@ def head_cursor(id: bytes, payload: bytes) -> Cursor:
 
 def stream_id(cursor: Cursor) -> str:
     """Return the id of a stream's entry at ``cursor``; ``-``, which is before all, for a position of another broker."""
-    return f"{cursor.epoch}-{cursor.offset}" if cursor.epoch.isascii() and cursor.epoch.isdecimal() and len(cursor.epoch) <= 20 else "-"
+    epoch, offset, _ = cursor
+    ours = epoch.isascii() and epoch.isdecimal() and len(epoch) <= _DIGITS and int(epoch) < _TOO_LARGE and 0 <= offset < _TOO_LARGE
+    return f"{epoch}-{offset}" if ours else "-"

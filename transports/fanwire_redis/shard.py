@@ -320,10 +320,8 @@ class Shard:
         Raises:
             FanwireError: the server refused.
         """
-        how, id, count = (
-            ("last", "-", min(start.n, limit)) if isinstance(start, Last) else ("from", stream_id(start) if isinstance(start, Cursor) else "-", limit)
-        )
-        arguments: list[bytes | str | int] = [how, id, count]
+        where: str | int = start.n if isinstance(start, Last) else stream_id(start) if isinstance(start, Cursor) else "-"
+        arguments: list[bytes | str | int] = ["last" if isinstance(start, Last) else "from", where, limit]
         (reply,) = await self._run(PAGE, [([self._names.stream(channel)], arguments)])
         if isinstance(reply, ServerError):
             raise server_error(reply)
