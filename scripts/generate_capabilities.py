@@ -71,7 +71,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if something is out of date")
     check: bool = parser.parse_args().check
-    wanted = {DIRECTORY / f"{name}.json": render(outline(pinned.harness)) for name, pinned in PINNED.items()}
+    wanted = {DIRECTORY / f"{name}.json": render(outline(pinned.suite)) for name, pinned in PINNED.items()}
     wanted[PAGE] = page({name: json.loads(wanted[DIRECTORY / f"{name}.json"]) for name, pinned in PINNED.items() if pinned.heading})
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     stale += [path for path in DIRECTORY.glob("*.json") if path not in wanted]

@@ -18,7 +18,7 @@ from tests.untested import require
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-FILES = ("declarations.py", "must_pass.py", "must_fail.py", "blocking.py")
+FILES = ("declarations.py", "must_pass.py", "must_fail.py", "attrs_schemas.py", "blocking.py", "events_and_stats.py")
 CONTROL = "control.py"
 MARK = re.compile(r"# E(?:: (mypy|pyright))?$")
 

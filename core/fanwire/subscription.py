@@ -332,9 +332,10 @@ class Subscription(Generic[Item_co]):
         if position < log.first:
             if self._seam is not None and self._engine is not None and (cursors := self._seam.again()) is not None:
                 # Some of what was given up has been shown by history already, and the rest is still there.
+                self._rest = self._seam.release()
                 self._join, self._seam = self._engine.join(log, self, cursors), None
                 log.cursors.pop(self, None)
-                return False
+                return bool(self._rest) and self._take_rest()
             gap, self.position = log.lag_gap(position)
             return self._meet(gap)
         stop = min(end, position + CHUNK)
@@ -343,17 +344,25 @@ class Subscription(Generic[Item_co]):
             self.position = position + 1
             found = log.slice(position, position + 1)[0]
             assert isinstance(found, Gap)
-            return self._meet(found)
+            return self._meet(found) if self._seam is None else self._sift(self._seam, [found])
         if gap_at is not None:
             stop = min(stop, gap_at)
         self.position = stop
         self._full = stop - position == CHUNK
         items = log.slice(position, stop)
         if self._seam is not None:
-            items = self._seam.filter(list(items))
-            if self._seam.over:
-                self._seam = None
+            return self._sift(self._seam, list(items))
         self._give(items)
+        return True
+
+    def _sift(self, seam: Seam, items: list[Item]) -> bool:
+        """Take what history has not shown yet, gaps included."""
+        self._rest = seam.filter(items)
+        if seam.over:
+            self._seam = None
+        if self._rest:
+            return self._take_rest()
+        self._give(())
         return True
 
     # ------------------------------------------------------------------ for Batches
@@ -479,5 +488,5 @@ class Subscription(Generic[Item_co]):
         if log is None:
             return SubscriptionStats(0, 0, 0, 0, 0)
         in_hand = sum(not isinstance(item, Gap) for item in copy.copy(self._chunk))
-        behind = sum(not isinstance(item, Gap) for item in self._rest) if self._join is not None else 0 if self._closed else log.end - self.position
+        behind = sum(not isinstance(item, Gap) for item in self._rest) + (0 if self._closed or self._join is not None else log.end - self.position)
         return SubscriptionStats(self._taken - in_hand, self._lost, self._gaps, in_hand + behind, log.invalid - self._invalid)

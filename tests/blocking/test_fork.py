@@ -158,6 +158,28 @@ def test_forks_under_load(tmp_path: Path) -> None:
     assert run_program(FORK + code.replace("\n    ", "\n"), tmp_path, 60) == ["{0}"]
 
 
+def test_while_another_thread_holds_its_lock(tmp_path: Path) -> None:
+    """Nobody in the child will ever release it."""
+    code = """
+    rt = BlockingRealtime.from_url("memory://")
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with rt._lock:
+            held.set()
+            release.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    say(forked(lambda: say(round_trip(1))))
+    release.set()
+    thread.join()
+    say(round_trip(2))
+    """
+    assert run_program(FORK + code.replace("\n    ", "\n"), tmp_path) == ["True", "0", "True"]
+
+
 def test_nothing_is_imported_in_the_portals_thread(tmp_path: Path) -> None:
     """The child of a fork at such a moment would wait for the end of the import, which no thread of it goes on with."""
     code = """

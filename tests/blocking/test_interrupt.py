@@ -39,7 +39,7 @@ WAITS = {
     "batches": "list(messages.batches(max_size=10, max_wait=60.0))",
     "events": "list(events)",
     "publish": "transport.faults.block(); rt.publish(room.a, 1, timeout=60)",
-    "subscribe": "transport.faults.block(); rt.subscribe(room.b).__enter__()",
+    "subscribe": "transport.faults.block(); rt.subscribe(Room(number=10 + turn).b).__enter__()",
     "step": 'rt.run("r", steps=MemoryStepStore()).step.run("s", threading.Event().wait)',
 }
 
@@ -52,7 +52,7 @@ def test_it_is_prompt_and_all_goes_on(tmp_path: Path, wait: str) -> None:
     transport = MemoryTransport()
     with BlockingRealtime(transport, connect_timeout=60) as rt, rt.subscribe(room.a) as messages, rt.events() as events:
         next(events)
-        for _ in range(3):
+        for turn in range(3):
             try:
                 say("waiting")
                 {WAITS[wait]}
@@ -191,12 +191,14 @@ STORM = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("take", ["iterate", "get", "batch", "mixed"])
 def test_a_storm_of_interrupts_loses_nothing(tmp_path: Path, take: str) -> None:
     """A timer interrupts at any place whatever, hundreds of times; each message comes once, in order."""
     assert run_program(STORM.format(count=5000, least=20, most=400, take=take), tmp_path, 40) == ["True True True 1"]
 
 
+@pytest.mark.slow
 def test_a_storm_would_show_a_loss(tmp_path: Path) -> None:
     """Shows that the test above would notice: a call between taking an item and handing it out is enough."""
     spoil = """

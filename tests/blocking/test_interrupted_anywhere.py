@@ -157,7 +157,7 @@ def test_the_next_call_waits_until_an_abandoned_one_has_ended(rt: BlockingRealti
 
 
 def test_while_it_subscribes(rt: BlockingRealtime, interrupt_when: Interrupting) -> None:
-    for fact in (lambda: bool(portal_of(rt)._jobs), lambda: rt.stats().subscriptions == 1):
+    for fact in (lambda: True, lambda: rt.stats().subscriptions == 1):
         messages = rt.subscribe(room.a)
         interrupt_when(fact)
         with pytest.raises(KeyboardInterrupt):

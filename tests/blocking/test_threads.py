@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from fanwire import BlockingRealtime, BlockingSubscription, Message
-from fanwire.blocking.portal import Portal
+from fanwire.blocking.portal import Job, Portal
 from fanwire.errors import Closed, Internal, Unavailable
 from fanwire_memory import MemoryTransport
 from tests.blocking.support import Room, finish, in_thread, opened, portal_of, portals, room, until, waits
@@ -271,8 +271,12 @@ def test_a_job_that_comes_too_late_is_told() -> None:
     portal.start()
     portal.opened()
     assert portal.running
+    forgotten: Job[None] = Job(lambda _: pytest.fail("it was never begun"))
+    portal._jobs.add(forgotten)
     portal.stop(1.0)
     assert portal.join(10)
+    with pytest.raises(Closed):
+        forgotten.wait(portal)
     until(lambda: not portal._thread.is_alive(), "the thread has ended")
     assert not portal.post(lambda: None)
     portal.over = None  # as if this thread had looked a moment earlier

@@ -7,47 +7,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
-from fanwire.testing.check import report
-from fanwire.testing.checks import CHECKS
-from fanwire.testing.harness import Harness
-from fanwire_memory import MemoryTransport
-from tests.conformance.harnesses import MemoryHarness
-from tests.conformance.poor import PoorHarness
+from fanwire.testing.suite import TransportSuite
+from tests.conformance.test_memory import TestMemory
+from tests.conformance.test_memory_without_history import TestMemoryWithoutHistory
+from tests.conformance.test_poor import TestPoor
 
-__all__ = ("DIRECTORY", "PINNED", "MemoryWithoutHistory", "Pinned", "outline", "render", "stored")
+__all__ = ("DIRECTORY", "PINNED", "Pinned", "outline", "render", "stored")
 
 DIRECTORY: Final = Path(__file__).with_name("pinned")
-
-
-class MemoryWithoutHistory(MemoryHarness):
-    """The in-memory transport, where it keeps nothing."""
-
-    def transport(self, **options: object) -> MemoryTransport:
-        return super().transport(**{"history": 0, **options})
 
 
 @final
 class Pinned(NamedTuple):
     """A transport whose report is kept."""
 
-    harness: type[Harness]
+    suite: type[TransportSuite]
     heading: str | None
     """What the documentation calls it; ``None`` for one that is none of its business."""
 
 
 PINNED: Final[dict[str, Pinned]] = {
-    "memory": Pinned(MemoryHarness, "`memory://`"),
-    "memory-without-history": Pinned(MemoryWithoutHistory, "`memory://?history=0`"),
-    "poor": Pinned(PoorHarness, None),
+    "memory": Pinned(TestMemory, "`memory://`"),
+    "memory-without-history": Pinned(TestMemoryWithoutHistory, "`memory://?history=0`"),
+    "poor": Pinned(TestPoor, None),
 }
-"""By the name of its file."""
+"""By the name of its file. No server has to run: what is claimed depends on options alone."""
 
 
-def outline(harness: type[Harness]) -> dict[str, dict[str, object]]:
+def outline(suite: type[TransportSuite]) -> dict[str, dict[str, object]]:
     """Return what is kept of a transport: its claims, and of each check whether it applies and why not."""
-    claims = harness("outline").transport().capabilities
+    claims = suite.capabilities()
     fields: dict[str, object] = {**asdict(claims), "history": sorted(claims.history), "async_backends": sorted(claims.async_backends)}
-    rows: dict[str, object] = {str(outcome.check): outcome.reason or outcome.state for outcome in report(CHECKS, claims, harness)}
+    rows: dict[str, object] = {str(outcome.check): outcome.reason or outcome.state for outcome in suite.report()}
     return {"claims": fields, "rows": rows}
 
 

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from fanwire.testing.suite import TransportSuite
-from tests.conformance.pinning import MemoryWithoutHistory
+from fanwire_memory import MemoryTransport
+from tests.conformance.harnesses import MemoryHarness
+
+__all__ = ("MemoryWithoutHistory", "TestMemoryWithoutHistory")
+
+
+class MemoryWithoutHistory(MemoryHarness):
+    """The in-memory transport, where it keeps nothing."""
+
+    def transport(self, **options: object) -> MemoryTransport:
+        return super().transport(**{"history": 0, **options})
 
 
 class TestMemoryWithoutHistory(TransportSuite):

@@ -103,4 +103,4 @@ async def test_a_join_does_not_read_without_end_towards_messages_that_were_lost(
             broker.disconnect()
             await until(lambda: broker.attempts == 2, "there is another connection")
             go_on.set()
-        assert len(broker.reads) < 200, "it reads history without end"
+        assert len(broker.reads) < 2_000, f"it reads history without end: {len(broker.reads):,} times in a second"

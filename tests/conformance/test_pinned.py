@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fanwire.testing.checks import CHECKS
-from fanwire.testing.harness import ABILITIES
+from fanwire.testing.harness import ABILITIES, Harness
+from fanwire.testing.suite import TransportSuite
 from tests.conformance.harnesses import MemoryHarness
 from tests.conformance.pinning import DIRECTORY, PINNED, outline, render, stored
 from tests.sources import CHECKOUT
@@ -20,7 +21,7 @@ REFRESH = "run `python scripts/generate_capabilities.py` and look at what change
 
 @pytest.mark.parametrize("name", PINNED)
 def test_the_report_is_the_one_that_is_kept(name: str) -> None:
-    found, kept = outline(PINNED[name].harness), json.loads(stored(name) or '{"claims": {}, "rows": {}}')
+    found, kept = outline(PINNED[name].suite), json.loads(stored(name) or '{"claims": {}, "rows": {}}')
     for part in ("claims", "rows"):
         changed = {key for key in {*found[part], *kept[part]} if found[part].get(key) != kept[part].get(key)}
         assert not changed, f"{name}: {part} {sorted(changed)} differ from tests/conformance/pinned/{name}.json: {REFRESH}"
@@ -33,14 +34,14 @@ def test_nothing_else_is_kept() -> None:
 
 def test_every_check_is_in_every_report_and_says_why_not() -> None:
     for pinned in PINNED.values():
-        rows = outline(pinned.harness)["rows"]
+        rows = outline(pinned.suite)["rows"]
         assert list(rows) == [str(check) for check in CHECKS]
         for state in rows.values():
             assert state == "applies" or str(state).startswith(("not claimed: ", "the harness cannot: "))
 
 
 def test_memory_claims_at_least_what_it_is_meant_to() -> None:
-    claims = outline(MemoryHarness)["claims"]
+    claims = outline(PINNED["memory"].suite)["claims"]
     least = {"delivery": "exactly_once", "ordering": "channel", "idempotent_publish": True, "confirmed_publish": True, "confirmed_subscribe": True}
     assert {name: claims[name] for name in least} == least
     assert claims["history"] == ["after_cursor", "earliest", "last_n", "since_time"]
@@ -50,7 +51,7 @@ def test_memory_claims_at_least_what_it_is_meant_to() -> None:
 
 def test_on_memory_nothing_goes_untested_but_what_needs_another_process() -> None:
     """Whatever memory claims, its harness can try."""
-    untested = {row: state for row, state in outline(MemoryHarness)["rows"].items() if state != "applies"}
+    untested = {row: state for row, state in outline(PINNED["memory"].suite)["rows"].items() if state != "applies"}
     assert {str(state) for state in untested.values()} <= {
         "not claimed: multi_process",
         "the harness cannot: url",
@@ -63,14 +64,17 @@ def test_a_change_would_be_noticed() -> None:
     """A harness that can do less, and a transport that claims more, have another report."""
 
     class Weaker(MemoryHarness):
-        cut = PINNED["poor"].harness.cut
+        cut = Harness.cut
 
-    found, kept = outline(Weaker)["rows"], outline(MemoryHarness)["rows"]
+    class Weak(TransportSuite):
+        harness = Weaker
+
+    found, kept = outline(Weak)["rows"], outline(PINNED["memory"].suite)["rows"]
     lost = {row for row in kept if found[row] != kept[row]}
     assert lost
     assert all("cut" in str(found[row]) for row in lost)
     assert "cut" in ABILITIES
-    assert outline(PINNED["memory-without-history"].harness)["claims"] != outline(MemoryHarness)["claims"]
+    assert outline(PINNED["memory-without-history"].suite)["claims"] != outline(PINNED["memory"].suite)["claims"]
 
 
 @pytest.mark.checkout

@@ -35,7 +35,7 @@ CHANNELS = 3
 EXPIRED: Literal["expired"] = "expired"
 """Stands in what a reader saw where its cursor had expired, and it went on live."""
 
-EXACT_SEAM = False
+EXACT_SEAM = True
 """Whether the gaps of the live log are held against what history has shown, right behind a join. While they are not, one may be told there though nothing is missing, and a
 tail that is lost just then takes messages with it."""
 

@@ -17,6 +17,7 @@ from operator import length_hint
 from types import TracebackType
 from typing import Generic, NoReturn, Self, TypeVar, cast, final
 
+from ..batches import Batches
 from ..errors import Closed, Timeout
 from ..events import SubscriptionStats
 from ..hub.log import CHUNK
@@ -273,7 +274,7 @@ class Feed(Generic[Item_co]):
             self._give_back()
             with portal.waiting(None):
                 try:
-                    self._batch = await anext(source.batches(max_size=max_size, max_wait=max_wait))
+                    self._batch = await anext(Batches(source, max_size, max_wait))
                 except StopAsyncIteration:
                     return False
                 return True

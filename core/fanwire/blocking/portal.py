@@ -26,7 +26,7 @@ import anyio
 
 from ..errors import Closed, DeclarationError, FanwireError, Internal, WrongLoop
 from ..hub.told import fresh
-from ..hub.waiter import checkpoint, runs_anywhere
+from ..hub.waiter import runs_anywhere
 from . import exits
 
 if TYPE_CHECKING:
@@ -399,9 +399,7 @@ class Portal:
         self.over = self.closed()
         with anyio.CancelScope(deadline=anyio.current_time() + self._deadline) as self._closing:
             await self.realtime.aclose(math.inf)
-        # Whoever waits for messages is told by the Realtime, and needs a few turns to hand on what there was; asyncio.run() cancels the others.
-        for _ in range(5):
-            await checkpoint()
+        # Whoever waits for messages has been told by the Realtime; asyncio.run() cancels all other calls.
 
 
 def _acquire(lock: threading.Lock) -> None:

@@ -116,6 +116,7 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
     assert record.position is not None
     epoch = record.position.epoch
     reader = HistoryReader(transport, record.name, hub.capabilities.links, clock, record.position)
+    asked: set[str] = set()
     while True:
         try:
             fault, entries = await reader.next(lambda: record.target)
@@ -133,13 +134,21 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
         if fault is not None:
             hub.announce(record, fault.reason, fault.lost)
             # What follows continues from here, wherever that is.
-            record.position = None if entries else reader.head
+            # After a reset, what came live meanwhile is the beginning of what follows, whatever a history that lags knows of it.
+            record.position = None if entries or (fault.reason is GapReason.RESET and record.held) else reader.head
         if fault is not None and not entries and not caught_up(record.position, record.target):
             record.position = None  # history ends before what was seen live: it has nothing more to tell
         for entry in entries:
             hub.replay(record, entry)
         if record.position is None or caught_up(record.position, record.target):
-            break
+            strange = (
+                {entry.position.epoch for entry in record.held or ()} - {epoch, *asked} - ({record.position.epoch} if record.position else set[str]())
+            )
+            if record.position is None or not strange:
+                break
+            # Frames of an epoch that history has not shown yet, or has skipped: what is read behind their delivery knows.
+            asked |= strange
+            continue
         if not entries and reader.at_head():
             # History ends before a frame that was seen: the broker lost it.
             hub.announce(record, GapReason.EXPIRED, None)
@@ -147,6 +156,7 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
             break
         record.overflowed = False
     record.loss = None
-    if record.position is not None and record.position.epoch != epoch:
-        record.leave(epoch)  # what was held of it is part of the loss that was announced
+    if record.position is not None:
+        for over in {epoch, *asked} - {record.position.epoch}:
+            record.leave(over)  # what was held of it is part of the loss that was announced
     hub.go_live(record, Event.REPAIRED)

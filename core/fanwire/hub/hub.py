@@ -290,14 +290,16 @@ class Hub:
         if verdict is Verdict.DUPLICATE or (verdict is Verdict.RESET and record.left is not None and position.epoch in record.left):
             self.duplicates += 1
             return
+        anew = verdict is Verdict.RESET and last is not None and position.epoch != last.epoch
+        if self._repairs and (anew or verdict is Verdict.HOLE):
+            # Of another epoch, only history tells whether it is the next one, or one that was skipped and is late.
+            record.loss = (GapReason.RESET, None) if last is None or anew else (GapReason.HOLE, missing(last, position, self._links))
+            record.target = position
+            record.on(Event.CONFIRM_BEHIND)
+            self._hold(record, entry)
+            self.start_repair(record)
+            return
         if last is not None and verdict is Verdict.HOLE:
-            if self._repairs:
-                record.loss = (GapReason.HOLE, missing(last, position, self._links))
-                record.target = position
-                record.on(Event.CONFIRM_BEHIND)
-                self._hold(record, entry)
-                self.start_repair(record)
-                return
             self.announce(record, GapReason.HOLE, missing(last, position, self._links))
         elif verdict is Verdict.RESET:
             self._reset(record, position)

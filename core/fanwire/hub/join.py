@@ -70,12 +70,20 @@ def _names(item: Message[Any] | RawMessage) -> list[_Name]:  # Any: any payload
 class Seam:
     """Drops, right behind a join, the live messages that history has shown already."""
 
-    def __init__(self, read: Mapping[str, Cursor | None], behind: Mapping[str, str], seen: dict[_Name, None] | None) -> None:
+    def __init__(
+        self,
+        read: Mapping[str, Cursor | None],
+        behind: Mapping[str, str],
+        seen: dict[_Name, None] | None,
+        marks: Mapping[str, Mapping[int, str | None]] | None = None,
+    ) -> None:
+        self._marks = marks or {}
+        """Of each channel, offset to mark of what history has shown last: another message at such a place means that the tail was lost and has regrown."""
         self._read = {channel: cursor for channel, cursor in read.items() if cursor is not None}
         self._behind = dict(behind)
         """Channels whose history was of a newer epoch than the hub, with the epoch the hub was in."""
-        self._held: dict[str, Gap] = {}
-        """Of those, the gap the live log has shown last: the message behind it tells whether it is news."""
+        self._held: dict[str, list[Gap]] = {}
+        """Gaps the live log has shown last: the message behind them tells whether they are news."""
         self._last = dict(read)
         self._seen = seen
         self._left = _SEEN if seen else 0
@@ -85,8 +93,7 @@ class Seam:
         found: list[Item] = []
         for item in items:
             if self._new(item):
-                gap = None if item.channel is None else self._held.pop(item.channel, None)
-                found += (item,) if gap is None else (gap, item)
+                found += (*([] if item.channel is None else self._held.pop(item.channel, [])), item)
         for item in found:
             if not isinstance(item, Gap):
                 self._last[item.channel] = item.cursor
@@ -97,6 +104,11 @@ class Seam:
         cursors = {channel: cursor for channel, cursor in self._last.items() if cursor is not None}
         return cursors if len(cursors) == len(self._last) else None
 
+    def release(self) -> list[Item]:
+        """Give out what is held back, since nothing will follow it here."""
+        held, self._held = self._held, {}
+        return [gap for gaps in held.values() for gap in gaps]
+
     @property
     def over(self) -> bool:
         """Whether nothing can be a repeat any more."""
@@ -104,17 +116,18 @@ class Seam:
 
     def _new(self, item: Item) -> bool:
         if isinstance(item, Gap):
-            if item.reason is GapReason.LAGGED or item.channel is None or item.channel not in self._behind:
+            if item.reason is GapReason.LAGGED or item.channel is None or item.channel not in self._read:
                 return True
-            self._held[item.channel] = item
+            self._held.setdefault(item.channel, []).append(item)
             return False
         read = self._read.get(item.channel)
         if read is not None:
             cursor = item.cursor
             if cursor is not None and cursor.epoch == self._behind.get(item.channel):
                 return False  # history, which has begun anew, is past it
-            self._behind.pop(item.channel, None)
-            if cursor is not None and cursor.epoch == read.epoch and cursor.offset <= read.offset + 1:
+            caught_up = self._behind.pop(item.channel, None) is not None
+            known = cursor is not None and cursor.epoch == read.epoch and cursor.offset <= read.offset + 1
+            if cursor is not None and known and (caught_up or not self._regrown(item.channel, cursor)):
                 self._held.pop(item.channel, None)  # the live log continues what history has shown
                 if cursor.offset <= read.offset:
                     return False
@@ -123,6 +136,13 @@ class Seam:
             self._left -= 1
             return not any(name in self._seen for name in _names(item))
         return True
+
+    def _regrown(self, channel: str, cursor: Cursor) -> bool:
+        """Tell whether history has shown another message at that place."""
+        shown = self._marks.get(channel, {}).get(cursor.offset)
+        if shown is None or cursor.mark is None:
+            return any(gap.reason is GapReason.RESET for gap in self._held.get(channel, ()))
+        return shown != cursor.mark
 
 
 @final
@@ -146,6 +166,7 @@ class Join:
         self._pinned = False
         self._targets: dict[str, Cursor | None] = {}
         """Each channel's newest position when the place in the live log was taken: history is to be read that far."""
+        self._marks: dict[str, dict[int, str | None]] = {channel: {} for channel in self._readers}
         self._seen: dict[_Name, None] | None = None if hub.capabilities.delivery == "exactly_once" else {}
 
     async def open(self) -> list[Item]:
@@ -186,8 +207,10 @@ class Join:
         reader = self._readers[channel]
         if not self._pinned:
             return reader.at_head()
-        target = self._targets.get(channel)
-        return reader.at_head() if target is None or reader.after is None else caught_up(reader.after, target)
+        target, position = self._targets.get(channel), self._position(channel)
+        if target is None or reader.after is None or not caught_up(position, target):
+            return reader.at_head()  # the last: the hub itself has fallen behind, since the tail was lost
+        return caught_up(reader.after, target)
 
     def finish(self) -> Seam | None:
         """Try to go over to the live log, now; return ``None`` if there is more to read first. Everything here happens at one instant."""
@@ -211,12 +234,17 @@ class Join:
             left = None if record is None else record.left
             if after is not None and pin is not None and pin.epoch != after.epoch and after.epoch not in (left or ()):
                 behind[channel] = pin.epoch
-        return Seam(read, behind, self._seen)
+        return Seam(read, behind, self._seen, self._marks)
 
     def _knows_all(self, reader: HistoryReader) -> bool:
         """Tell whether history has been read up to everything the hub has received of the channel."""
-        position = self._position(reader.channel)
-        return reader.after is not None and position is not None and position.epoch == reader.after.epoch and reader.after.offset >= position.offset
+        position, after = self._position(reader.channel), reader.after
+        return (
+            after is not None
+            and position is not None
+            and after[:2] == position[:2]
+            and (None in (after.mark, position.mark) or after.mark == position.mark)
+        )
 
     def _position(self, channel: str) -> Cursor | None:
         record = self._hub.channels.get(channel)
@@ -224,6 +252,11 @@ class Join:
 
     def _items(self, reader: HistoryReader, fault: Fault | None, entries: list[HistoryEntry]) -> list[Item]:
         """Decode a page for this subscription, gaps in their places."""
+        marks = self._marks[reader.channel]
+        for one in entries:
+            marks[one.position.offset] = one.position.mark
+            if len(marks) > _SEEN:
+                del marks[next(iter(marks))]
         items: list[Item] = [] if fault is None else [Gap(reader.channel, fault.reason, fault.lost)]
         for entry in reader.interior(entries):
             item = entry if isinstance(entry, Gap) else self._hub.read(self._log.interest, reader.channel, entry)

@@ -16,9 +16,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, NamedTuple, cast, final
 
 from ..transport import Transport
-from .bugs_of_core import SWITCHED_OFF
-from .bugs_of_promises import BROKEN_PROMISES, UNGUARDED
-from .bugs_of_transports import BROKEN
+from ._bugs_of_core import SWITCHED_OFF
+from ._bugs_of_promises import BROKEN_PROMISES, UNGUARDED
+from ._bugs_of_transports import BROKEN
 from .harness import Harness
 from .through import Through
 

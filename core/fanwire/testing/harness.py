@@ -24,6 +24,9 @@ class Harness(ABC):
             async def cut(self):
                 await SERVER.kill_connections()
 
+    Where the transport speaks TCP, a :class:`~fanwire.testing.proxy.FaultProxy` between it and the server is all it takes for :meth:`cut`, :meth:`stall`, :meth:`resume` and
+    :meth:`lose_answer` (``proxy.truncate(0)``).
+
     Entered before a check and left after it. Everything happens within :attr:`namespace`, so that checks can run side by side on one server. Two harnesses of one
     namespace are two clients of the server that know nothing of each other: what is done to the connections of one does not concern the other.
     """

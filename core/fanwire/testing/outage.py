@@ -155,7 +155,7 @@ class Slow(Through):
     def __init__(self, transport: Transport, meanwhile: Callable[[], Awaitable[None]]) -> None:
         super().__init__(transport)
         self.meanwhile = meanwhile
-        self.pages = 0
+        self.pages: int = 0
 
     async def history(self, channel: str, /, *, start: HistoryStart, limit: int) -> HistoryPage:
         """See :class:`fanwire.transport.SupportsHistory`."""

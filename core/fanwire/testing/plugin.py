@@ -115,10 +115,9 @@ async def _fanwire_on_anyio(fanwire_url: str, published: Published) -> AsyncGene
 
 def pytest_configure(config: pytest.Config) -> None:
     """Add the fixtures for pytest-asyncio and pytest-trio, where they are installed."""
-    if config.pluginmanager.has_plugin(_ASYNCIO):
-        import pytest_asyncio  # type: ignore[import-not-found, unused-ignore]  # pyright: ignore[reportMissingImports]  # it is there, as a plugin
-
-        config.pluginmanager.register(_fixtures(_ASYNCIO, pytest_asyncio.fixture), "fanwire-asyncio")  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # as above
+    asyncio_plugin: Any = config.pluginmanager.get_plugin(_ASYNCIO)  # Any: a module that may not be installed
+    if asyncio_plugin is not None:
+        config.pluginmanager.register(_fixtures(_ASYNCIO, asyncio_plugin.fixture), "fanwire-asyncio")
     if config.pluginmanager.has_plugin(_TRIO):
         config.pluginmanager.register(_fixtures(_TRIO, pytest.fixture), "fanwire-trio")
 

@@ -7,7 +7,6 @@ recorded by :meth:`Published.following`, as they arrive.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ from ..channels import ChannelLike, declared_topics
 from ..codec import ENVELOPE, Decoded
 from ..errors import FanwireError
 from ..hub.decoding import parse_time
-from ..hub.waiter import on_trio
+from ..hub.waiter import current_loop, on_trio
 from ..messages import Cursor, Gap, Message, RawMessage, Receipt
 from ..topics import Outgoing, TopicRef
 from ..transport import Outbound, SupportsCopy, Transport
@@ -268,12 +267,9 @@ class Published:
 
 def _caller() -> Callable[[Callable[[], None]], object]:
     """Return what runs a function soon on the running event loop, from any thread."""
-    if on_trio():
-        from trio import lowlevel
-
-        return lowlevel.current_trio_token().run_sync_soon
-    loop = asyncio.get_running_loop()
-    return loop.call_soon_threadsafe
+    loop: Any = current_loop()()  # Any: asyncio's loop or trio's token
+    call: Callable[[Callable[[], None]], object] = loop.run_sync_soon if on_trio() else loop.call_soon_threadsafe
+    return call
 
 
 # ---------------------------------------------------------------- the transport

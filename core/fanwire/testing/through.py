@@ -46,7 +46,7 @@ class Through:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self.connections = 0
+        self.connections: int = 0
         """How often a connection was asked for."""
 
     @classmethod

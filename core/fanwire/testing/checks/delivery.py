@@ -17,8 +17,11 @@ from ..tools import Room, confirmed, expect, open_realtime, take, told, until, u
 
 __all__ = ()
 
+_SURE = {"confirmed_subscribe", "ordering.publisher"}
+"""Claims without which a message that is published need not be the next that arrives; what holds of best effort is in groups B to D."""
 
-@check("A1", finds={"drop one", "swap two", "repeat one"})
+
+@check("A1", needs=_SURE, finds={"drop one", "swap two", "repeat one"})
 async def publish_subscribe(harness: Harness) -> None:
     """A hundred messages arrive with exactly what was published: ids, data, topic, channel, headers, key, run, and nothing besides."""
     room = Room(number=1)
@@ -38,7 +41,7 @@ async def publish_subscribe(harness: Harness) -> None:
     expect([message.run_id for message in found[99:]], [None, "run-7", None], "the run")
 
 
-@check("A2", needs={"confirmed_subscribe"}, finds={"ready too early"})
+@check("A2", needs=_SURE, finds={"ready too early"})
 async def ready_means_ready(harness: Harness) -> None:
     """What is published right after a subscription was entered is seen, two hundred times over, also by another connection's publisher."""
     async with open_realtime(harness) as rt, open_realtime(harness) as other:
@@ -50,7 +53,7 @@ async def ready_means_ready(harness: Harness) -> None:
                 expect(told(await take(messages, 1, harness.patience)), [number], f"what came of message {number}")
 
 
-@check("A3")
+@check("A3", needs=_SURE)
 async def no_replay_by_default(harness: Harness) -> None:
     """A message published before a channel was first subscribed is not delivered."""
     async with open_realtime(harness) as rt:
@@ -63,7 +66,7 @@ async def no_replay_by_default(harness: Harness) -> None:
                 expect(told(await take(messages, 1, harness.patience)), [1000 + number], "the first message of a new subscription")
 
 
-@check("A4")
+@check("A4", needs=_SURE)
 async def fan_out(harness: Harness) -> None:
     """A hundred subscribers, half of them of a second connection, each receive all of a burst, once and in order."""
     room = Room(number=1)
@@ -101,7 +104,7 @@ anyio.run(main)
 """
 
 
-@check("A5", needs={"multi_process"}, uses={"url"})
+@check("A5", needs={"multi_process", *_SURE}, uses={"url"})
 async def fan_out_processes(harness: Harness) -> None:
     """Three processes each receive every message."""
     ready: list[bool] = []
@@ -128,7 +131,7 @@ async def fan_out_processes(harness: Harness) -> None:
     expect(complete, [["ready", *map(str, range(50))]] * 3, "what each process received")
 
 
-@check("A6", finds={"leak channels"})
+@check("A6", needs=_SURE, finds={"leak channels"})
 async def isolation(harness: Harness) -> None:
     """Nothing leaks between channels, topics or namespaces, whatever their names have in common."""
     names = ["room:1", "room:11", "room", "room:", "Room:1", "room:1.a", "room:1/a", "room:*", "room:?", "room:>", "room.*", "a", "ns:a"]
@@ -158,7 +161,7 @@ async def isolation(harness: Harness) -> None:
     expect(found, wanted, "what arrived where")
 
 
-@check("A6b")
+@check("A6b", needs=_SURE)
 async def namespaces(harness: Harness) -> None:
     """The same channel in two namespaces is two channels."""
     other = type(harness)(f"{harness.namespace}-b")
@@ -178,7 +181,7 @@ async def namespaces(harness: Harness) -> None:
         expect(told(await take(there_sees, 2, harness.patience)), [2, 4], "what arrived in the other")
 
 
-@check("A7", needs={"ordering.publisher"}, finds={"swap two"})
+@check("A7", needs=_SURE, finds={"swap two"})
 async def several_topics_in_one_subscription(harness: Harness) -> None:
     """Topics of one channel arrive in the order of publishing, each under its name; a topic that was not asked for never appears."""
     room = Room(number=1)
@@ -191,7 +194,7 @@ async def several_topics_in_one_subscription(harness: Harness) -> None:
     expect([(message.topic, message.data) for message in found], [("text", str(n)) if n % 3 else ("a", n) for n in range(60)], "topics and data")
 
 
-@check("A8", uses={"subscriptions"}, finds={"forget to unsubscribe"})
+@check("A8", needs=_SURE, uses={"subscriptions"}, finds={"forget to unsubscribe"})
 async def many_channels(harness: Harness) -> None:
     """A thousand channels with a subscriber each all deliver, and the server has none left when they have gone."""
     before = await harness.subscriptions()
@@ -206,7 +209,7 @@ async def many_channels(harness: Harness) -> None:
         expect(rt.stats().channels, 0, "channels the Realtime keeps")
 
 
-@check("A9", needs={"confirmed_subscribe"})
+@check("A9", needs=_SURE)
 async def concurrent_subscribes_to_one_channel(harness: Harness) -> None:
     """A hundred tasks that subscribe to one channel at once, and in different ways, each see the message published when they are ready."""
     room = Room(number=1)
@@ -227,7 +230,7 @@ async def concurrent_subscribes_to_one_channel(harness: Harness) -> None:
         await until(lambda: seen == 100, "all have received it", harness.patience)
 
 
-@check("A10", needs={"confirmed_subscribe", "ordering.publisher"})
+@check("A10", needs=_SURE)
 async def subscribe_and_unsubscribe_storm(harness: Harness) -> None:
     """Two thousand subscriptions that come and go at random on twenty channels miss nothing while they are there, nor do those that stay."""
     dice = random.Random(harness.namespace)
@@ -280,7 +283,7 @@ async def subscribe_and_unsubscribe_storm(harness: Harness) -> None:
         tasks.cancel_scope.cancel()
 
 
-@check("A11")
+@check("A11", needs=_SURE)
 async def self_delivery(harness: Harness) -> None:
     """A publisher's own subscription receives what it publishes, like everybody's."""
     room = Room(number=1)
@@ -290,7 +293,7 @@ async def self_delivery(harness: Harness) -> None:
         expect(told(await take(own, 10, harness.patience)), list(range(10)), "what its own subscription received")
 
 
-@check("A12", uses={"subscriptions"})
+@check("A12", needs=_SURE, uses={"subscriptions"})
 async def a_lingering_channel_is_taken_up_again(harness: Harness) -> None:
     """A channel left and entered again at once, as a page that is reloaded does, misses nothing and is not asked for twice."""
     room = Room(number=1)

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 
 class SinkManglesText(ThroughSink):
+    """See :class:`MangleText`."""
+
     def deliver(self, channel: str, generation: int, frame: bytes, position: Cursor | None, prev: Cursor | None, /) -> None:
         self.sink.deliver(channel, generation, frame.decode("ascii", "replace").encode(), position, prev)
 
@@ -43,9 +45,11 @@ class MangleText(Through):
 
 
 class SinkStopsAtPoison(ThroughSink):
+    """See :class:`StopAtPoison`."""
+
     def __init__(self, sink: Sink) -> None:
         super().__init__(sink)
-        self.dead = False
+        self.dead: bool = False
 
     def deliver(self, channel: str, generation: int, frame: bytes, position: Cursor | None, prev: Cursor | None, /) -> None:
         self.dead = self.dead or not frame.startswith(b'{"id":"') or not _is_json(frame)
@@ -69,6 +73,8 @@ class StopAtPoison(Through):
 
 
 class SinkUnfolds(ThroughSink):
+    """See :class:`FoldCase`."""
+
     def __init__(self, sink: Sink, names: Mapping[str, str]) -> None:
         super().__init__(sink)
         self.names = names
