@@ -106,7 +106,7 @@ class HistoryReader:
         return found
 
 
-async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: ChannelRecord) -> None:
+async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: ChannelRecord) -> None:  # noqa: C901 - one loop, with every way out of it
     """Read what a live channel missed, hand it on in order, and go live; announce what history no longer has.
 
     Ends early when the connection is lost: subscribing again starts another repair.
@@ -160,3 +160,10 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
         for over in {epoch, *asked} - {record.position.epoch}:
             record.leave(over)  # what was held of it is part of the loss that was announced
     hub.go_live(record, Event.REPAIRED)
+
+
+def _strange(record: ChannelRecord, known: set[str]) -> set[str]:
+    """Return the epochs of held frames that history has not shown."""
+    if record.position is None:
+        return set()
+    return {entry.position.epoch for entry in record.held or ()} - known - {record.position.epoch}
