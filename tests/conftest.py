@@ -27,13 +27,13 @@ def pytest_report_header() -> str:
     return f"fanwire: {spec.origin if spec else 'NOT IMPORTABLE'}"
 
 
-LOOPS: dict[str, tuple[str, dict[str, bool]]] = {
+_ALL: dict[str, tuple[str, dict[str, bool]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
     "asyncio+uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
-if chosen := os.environ.get("FANWIRE_TEST_LOOPS"):  # such as "asyncio": `make test-wheel` tests how it is packed, which is the same on all
-    LOOPS = {name: LOOPS[name] for name in chosen.split(",")}
+LOOPS = {name: _ALL[name] for name in os.environ.get("FANWIRE_TEST_LOOPS", ",".join(_ALL)).split(",")}
+"""All of them, or those that are asked for: `make test-wheel` tests how it is packed, which is the same on all."""
 
 
 @pytest.fixture(scope="module", params=LOOPS)
