@@ -141,12 +141,10 @@ async def repair(hub: Hub, transport: SupportsHistory, clock: Clock, record: Cha
         for entry in entries:
             hub.replay(record, entry)
         if record.position is None or caught_up(record.position, record.target):
-            strange = (
-                {entry.position.epoch for entry in record.held or ()} - {epoch, *asked} - ({record.position.epoch} if record.position else set[str]())
-            )
-            if record.position is None or not strange:
+            strange = _strange(record, {epoch, *asked})
+            if not strange:
                 break
-            # Frames of an epoch that history has not shown yet, or has skipped: what is read behind their delivery knows.
+            # What is read behind their delivery knows whether they are next or were skipped.
             asked |= strange
             continue
         if not entries and reader.at_head():
