@@ -15,7 +15,7 @@ from fanwire import Message, Realtime, Start, Subscription
 from fanwire.errors import MessagesLost, Timeout
 from fanwire_memory import MemoryBroker, MemoryTransport
 from tests.clock import ManualClock
-from tests.rules.support import QUIET, Room, Toy, engine_of, left_behind, subscribers, take, told, until
+from tests.rules.support import QUIET, Room, Toy, engine_of, left_behind, settle, subscribers, take, told, until
 from tests.rules.support_close import debris, running_tasks
 
 pytestmark = pytest.mark.anyio
@@ -91,6 +91,7 @@ async def test_a_thousand_channels_linger_for_the_time_they_are_given_and_go_tog
         assert left_behind(rt)["lingering"] == MANY
         clock.advance(15.1)
         await until(lambda: left_behind(rt) == QUIET and subscribers(transport) == 0, "all have gone")
+        await settle()
         clock.advance(15.0)  # the sweep may have gone to sleep between two batches of them
         await empty(rt, transport, tasks)
         assert clock.sleepers == 0

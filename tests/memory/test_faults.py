@@ -439,6 +439,19 @@ async def test_trim_makes_a_hole_that_history_cannot_repair() -> None:
         assert found[2] == 3
 
 
+async def test_forget_begins_all_channels_anew() -> None:
+    transport = MemoryTransport()
+    async with Realtime(transport) as rt:
+        before = [(await rt.publish(Room(number=number).a, 1)).cursor for number in range(3)]
+        transport.faults.forget()
+        assert [await rt.history(Room(number=number)) for number in range(3)] == [[], [], []]
+        after = [(await rt.publish(Room(number=number).a, 2)).cursor for number in range(3)]
+    for old, new in zip(before, after, strict=True):
+        assert old is not None
+        assert new is not None
+        assert (new.epoch != old.epoch, new.offset) == (True, 1)
+
+
 async def test_new_epoch_begins_anew() -> None:
     transport = MemoryTransport()
     async with Realtime(transport) as rt, rt.subscribe(room.a).with_gaps() as messages:
@@ -491,7 +504,7 @@ async def test_fork_cannot_lose_more_than_there_is() -> None:
 def test_every_method_has_a_test_here() -> None:
     methods = {name for name, value in vars(Faults).items() if callable(value) and not name.startswith("_")}
     assert methods == {
-        "block", "delay", "deny", "disconnect", "drop", "duplicate", "fork", "lose_ack", "new_epoch", "refuse", "resume", "stall", "take", "trim",
+        "block", "delay", "deny", "disconnect", "drop", "duplicate", "forget", "fork", "lose_ack", "new_epoch", "refuse", "resume", "stall", "take", "trim",
     }  # fmt: skip
 
 
