@@ -68,7 +68,8 @@ def test_the_reference_has_every_public_name(site: Path) -> None:
 def test_the_reference_shows_nothing_internal(site: Path) -> None:
     known = inventory(site)
     assert "fanwire.Realtime.aclose" in known
-    assert {name for name in known if re.search(r"\._[a-z]", name)} == set()
+    # The kit's own private modules import public things, which are found under those names too; they have no page.
+    assert {name for name in known if re.search(r"\._[a-z]", name) and not name.startswith("fanwire.testing._bugs_of_")} == set()
     exports = {module: set(importlib.import_module(module).__all__) for module in hooks().PUBLIC}
     # What a module has imported from another public one is found there under its name, too.
     public = set().union(*exports.values()) | {module.rpartition(".")[2] for module in exports}
