@@ -25,7 +25,7 @@ demo: $(READY) ## run the main job on the embedded transport: stream a document 
 	@$(BIN)/fanwire demo $(ARGS)
 
 .PHONY: test
-test: $(READY) ## run all tests, with branch coverage of core (at least 92 %)
+test: $(READY) ## run all tests, with branch coverage of core (at least 95 %)
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 .PHONY: test-fast

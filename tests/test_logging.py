@@ -260,7 +260,7 @@ SCHEMAS: dict[str, tuple[object, object, str]] = {
     "a field": (Model, {"message": 3, "level": SECRET}, "message: Input should be a valid string; level: Input should be a valid integer"),
     "a missing field": (Model, {"level": 7, "note": SECRET}, "message: Field required"),
     "a validator that quotes": (Quoting, {"message": SECRET}, "may quote it"),
-    "a tag": (Annotated[Cat | Dog, Field(discriminator="kind")], {"kind": SECRET}, "may quote it"),
+    "a tag": (Annotated[Cat | Dog, Field(discriminator="kind")], {"kind": SECRET}, "does not match any of the expected tags: 'cat', 'dog'"),
     "a value of an enum, msgspec": (MsgspecSchema(Color), SECRET, "may quote it"),
     "a literal, msgspec": (MsgspecSchema(Literal["a"]), SECRET, "may quote it"),
     "a number": (list[int], [1, 2, SECRET], "2: Input should be a valid integer"),

@@ -359,6 +359,18 @@ def test_each_faulty_field_has_an_entry_and_no_value_is_told() -> None:
     assert "s3cret" not in str(faults)
 
 
+def test_a_tag_that_is_none_is_not_told_but_what_tags_there_are() -> None:
+    class Cat(BaseModel):
+        kind: Literal["cat"]
+
+    class Dog(BaseModel):
+        kind: Literal["dog"]
+
+    tagged = Annotated[Cat | Dog, Field(discriminator="kind")]
+    expected = "Input tag found using 'kind' does not match any of the expected tags: 'cat', 'dog'"
+    assert field_errors(caught(tagged, {"kind": "s3cret"})) == (FieldError("", expected),)
+
+
 def test_the_whole_payload_has_no_location() -> None:
     assert field_errors(caught(int, "x"))[0].location == ""
     assert field_errors(ValueError("too odd")) == (FieldError("", "too odd"),)

@@ -124,7 +124,7 @@ class InvalidPayload(FanwireError, ValueError):
     Attributes:
         channel: Name of the channel.
         topic: Name of the topic.
-        errors: One entry per faulty field. Values are left out, so that the error may be logged.
+        errors: One entry per faulty field. Values are left out, but for what a validator of the user's own may quote.
     """
 
     code = "invalid_payload"

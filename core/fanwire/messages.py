@@ -104,7 +104,7 @@ class Message(Generic[T_co]):
     """One message as a subscriber receives it: immutable, and shared by all local subscribers of the topic."""
 
     id: str
-    """``<publisher>.<n>``, unique; ``""`` where a foreign publisher gave none."""
+    """``<publisher>.<n>``, unique within its channel; ``""`` where a foreign publisher gave none."""
 
     channel: str
     topic: str

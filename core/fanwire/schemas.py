@@ -31,7 +31,7 @@ from typing import (
 )
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from .errors import DeclarationError, FieldError
 
@@ -258,7 +258,7 @@ def schema_of(form: object, validate: bool, *, module: str | None = None) -> Sch
 
 
 def field_errors(error: Exception) -> tuple[FieldError, ...]:
-    """Return what a schema's exception says, one entry per faulty field, without the faulty values.
+    """Return what a schema's exception says, one entry per faulty field, without the faulty values, unless a validator of the user's own quotes them.
 
     Args:
         error: What ``validate``, ``dump`` or ``load`` raised.
@@ -268,11 +268,19 @@ def field_errors(error: Exception) -> tuple[FieldError, ...]:
     """
     if not isinstance(error, ValidationError):
         return (FieldError("", _clip(str(error) or type(error).__name__)),)
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    found = [FieldError(_clip(".".join(map(str, fault["loc"]))), _clip(fault["msg"])) for fault in faults[:_MAX_ERRORS]]
+    faults = error.errors(include_url=False, include_input=False)
+    found = [FieldError(_clip(".".join(map(str, fault["loc"]))), _clip(_text(fault))) for fault in faults[:_MAX_ERRORS]]
     if len(faults) > _MAX_ERRORS:
         found.append(FieldError("", f"and {len(faults) - _MAX_ERRORS} more"))
     return tuple(found)
+
+
+def _text(fault: ErrorDetails) -> str:
+    """Return what pydantic says of a field; of a tag that is none, which it quotes, only which there are."""
+    if fault["type"] == "union_tag_invalid":
+        context = fault.get("ctx", {})
+        return f"Input tag found using {context.get('discriminator')} does not match any of the expected tags: {context.get('expected_tags')}"
+    return fault["msg"]
 
 
 def _clip(text: str) -> str:

@@ -466,12 +466,14 @@ class Subscription(Generic[Item_co]):
         try:
             items = await self._read(log, join.advance)
         except Unavailable as error:
-            if not log.closed:
+            try:
                 await engine.retry_history(log, error)
-            return
-        if items is None:
-            return
-        self._rest = items
+            except FanwireError:
+                if not log.closed:
+                    raise
+            return  # where everything has ended, the next step tells how
+        if items is not None:
+            self._rest = items
 
     def _forget(self, waiter: Waiter) -> None:
         if self._log is not None and waiter in self._log.waiters:

@@ -4,7 +4,8 @@ A transport connects, publishes batches and delivers frames. Everything else liv
 repairs and gaps. A third party's transport is a class that satisfies :class:`Transport`, registered under the entry-point group ``fanwire.transports`` by its URL
 scheme. Optional abilities are further protocols: :class:`SupportsHistory`, :class:`SupportsImmediatePublish`, :class:`SupportsCopy`.
 
-Errors: a transport raises the classes of :mod:`fanwire.errors`, each made at the seam from the client's own (``raise ConnectionLost(...) from error``).
+Errors: a transport raises the classes of :mod:`fanwire.errors`, each made at the seam from the client's own (``raise ConnectionLost(...) from error``). Their texts are logged:
+no secrets in them.
 """
 
 from __future__ import annotations
