@@ -16,6 +16,7 @@ from fanwire.hub.engine import Engine
 from fanwire.hub.history import PAGE
 from fanwire.hub.join import Join, Seam, history_starts
 from fanwire.hub.log import Item
+from fanwire.hub.states import Phase
 from fanwire.messages import mark_of
 from fanwire.subscription import Subscription
 from fanwire.transport import Earliest, HistoryEntry, HistoryStart, Last
@@ -371,3 +372,76 @@ async def test_capabilities_decide_whether_repeats_are_looked_for() -> None:
         transport = FakeHistory(capabilities)
         async with Realtime(transport) as rt, rt.subscribe(C):
             assert (begin(rt, {"c": Earliest()})[0]._seen is not None) is looks
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["a tail that has regrown", "a new epoch"])
+async def test_a_reader_far_behind_is_told_of_a_tail_that_was_lost_before_it_came_there(anew: bool) -> None:
+    """Another subscriber has seen messages live that a failover loses. History, read only later, looks whole."""
+    transport = FakeHistory()
+    newest = 3 * PAGE
+    transport.store("c", *entries("c", 1, newest))
+    async with (
+        Realtime(transport, clock=HastyClock()) as rt,
+        rt.subscribe(C).with_gaps() as neighbour,
+        rt.subscribe(C, start=Start.EARLIEST).with_gaps() as behind,
+    ):
+        assert await take(behind, 3) == [1, 2, 3]
+        del transport.stored["c"][0 if anew else -5 :]
+        transport.store("c", *entries("c", 1 if anew else newest - 4, newest + 10, publisher="q", epoch="f" if anew else "e"))
+        if not anew:  # the first that took a lost one's place continues the last that was kept
+            first = transport.stored["c"][newest - 5]
+            transport.stored["c"][newest - 5] = first._replace(prev=at(newest - 5))
+        transport.break_()
+        assert (await take(neighbour, 1)) == [Gap("c", GapReason.RESET, None)]
+        found = await take(behind, newest - 2 + 10 if not anew else PAGE - 3 + 1 + newest + 10)
+        gaps = [item for item in found if isinstance(item, Gap)]
+        assert gaps == [Gap("c", GapReason.RESET, None)]
+        whole = [4 + n for n in range(newest + 7)] if not anew else [*range(4, PAGE + 1), *range(1, newest + 11)]
+        assert [item for item in found if not isinstance(item, Gap)] == whole
+        transport.store("c", *entries("c", newest + 11, newest + 12, publisher="q", epoch="f" if anew else "e"), live=True)
+        assert await take(behind, 2) == [newest + 11, newest + 12]
+        assert behind.stats().gaps == 1
+
+
+async def test_a_reader_that_met_the_loss_itself_is_not_told_again() -> None:
+    """It reads the new tail before the connection breaks that lets the others know."""
+    transport = FakeHistory()
+    transport.store("c", *entries("c", 1, 2 * PAGE))
+    async with (
+        Realtime(transport, clock=HastyClock()) as rt,
+        rt.subscribe(C).with_gaps() as neighbour,
+        rt.subscribe(C, start=Start.EARLIEST).with_gaps() as behind,
+    ):
+        assert await take(behind, PAGE) == list(range(1, PAGE + 1))
+        transport.stored["c"] = entries("c", 1, 3 * PAGE, publisher="q", epoch="f")
+        transport.heads["c"] = transport.stored["c"][-1].position
+        assert await take(behind, 1 + PAGE) == [Gap("c", GapReason.RESET, None), *range(1, PAGE + 1)]
+        transport.break_()
+        assert (await take(neighbour, 1)) == [Gap("c", GapReason.RESET, None)]
+        assert await take(behind, 2 * PAGE) == list(range(PAGE + 1, 3 * PAGE + 1))
+        assert behind.stats().gaps == 1
+
+
+async def test_a_loss_whose_gap_the_log_has_given_up_behind_the_seam_is_told() -> None:
+    """As above, but among what the log gave up was the word that its tail was lost, which history does not show."""
+    transport = FakeHistory()
+    transport.store("c", *entries("c", 1, 2))
+    async with (
+        Realtime(transport, clock=HastyClock()) as rt,
+        rt.subscribe(C).with_gaps() as neighbour,
+        rt.subscribe(C, start=Start.EARLIEST, buffer=4).with_gaps() as messages,
+    ):
+        assert await take(messages, 2) == [1, 2]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anext, messages)
+            await until(lambda: messages._seam is not None and messages._waiter is not None)
+            tasks.cancel_scope.cancel()
+        transport.store("c", *entries("c", 3, 4), live=True)
+        assert await take(neighbour, 2) == [3, 4]
+        del transport.stored["c"][-2:]
+        transport.store("c", entry("c", 3, publisher="q")._replace(prev=at(2)), *entries("c", 4, 10, publisher="q"))
+        transport.break_()
+        assert await take(neighbour, 1) == [Gap("c", GapReason.RESET, None)]
+        await until(lambda: rt._usable().hub.channels["c"].phase is Phase.LIVE)
+        transport.store("c", *entries("c", 11, 30, publisher="q"), live=True)
+        assert await take(messages, 29) == [Gap("c", GapReason.RESET, None), *range(3, 31)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import final
@@ -165,10 +166,10 @@ class Engine:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise Timeout(f"not subscribed within {timeout:g} s: {', '.join(map(repr, names[:3]))}{more}{state}")
 
-    def join(self, log: InterestLog, cursor: LogCursor, starts: Mapping[str, HistoryStart]) -> Join:
-        """Begin a subscription's way through history."""
+    def join(self, log: InterestLog, cursor: LogCursor, starts: Mapping[str, HistoryStart], tails_lost: Counter[str] | None = None) -> Join:
+        """Begin a subscription's way through history, or, with what its last :class:`~.join.Seam` has met, go back to it."""
         assert isinstance(self.transport, SupportsHistory)
-        return Join(self.hub, self.transport, self.clock, log, cursor, starts)
+        return Join(self.hub, self.transport, self.clock, log, cursor, starts, tails_lost)
 
     async def retry_history(self, log: InterestLog, error: Unavailable) -> None:
         """Wait, after history could not be read, until reading it again makes sense."""

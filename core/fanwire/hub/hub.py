@@ -22,9 +22,12 @@ from .records import traced
 from .routes import ANYTHING, Route, add_route, remove_route
 from .states import ChannelRecord, Event, Phase, PlainTopic
 
-__all__ = ("Hub",)
+__all__ = ("TAIL_LOST", "Hub")
 
 _logger = logging.getLogger("fanwire.hub")
+
+TAIL_LOST: frozenset[GapReason] = frozenset({GapReason.RESET, GapReason.EXPIRED})
+"""Of the newest messages, not of old ones."""
 
 _TOPICS = 128
 """Topics per channel whose frames are recognised."""
@@ -345,6 +348,8 @@ class Hub:
     def announce(self, record: ChannelRecord, reason: GapReason, lost: int | None) -> None:
         """Put a gap at this position of every log of the channel."""
         record.loss = None
+        if reason in TAIL_LOST:
+            record.tails_lost += 1
         self.gaps += 1
         gap = Gap(record.name, reason, lost)
         for log in record.logs:

@@ -7,6 +7,7 @@ stays in history instead of losing messages. Only for those last pages does it h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
@@ -18,7 +19,7 @@ from ..messages import Cursor, Gap, GapReason, Message, RawMessage, Start
 from ..transport import Earliest, HistoryEntry, HistoryStart, Last, SupportsHistory
 from .continuity import Fault, caught_up
 from .history import HistoryReader
-from .hub import Hub
+from .hub import TAIL_LOST, Hub
 from .log import Interest, InterestLog, Item, LogCursor
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ class Seam:
         behind: Mapping[str, str],
         seen: dict[_Name, None] | None,
         marks: Mapping[str, Mapping[int, str | None]] | None = None,
+        tails_lost: Mapping[str, int] | None = None,
     ) -> None:
+        self.tails_lost: Counter[str] = Counter(tails_lost)
+        """Of each channel, how often its newest messages were lost, as far as it was met here or before."""
         self._marks = marks or {}
         """Of each channel, offset to mark of what history has shown last: another message at such a place means that the tail was lost and has regrown."""
         self._read = {channel: cursor for channel, cursor in read.items() if cursor is not None}
@@ -116,6 +120,8 @@ class Seam:
 
     def _new(self, item: Item) -> bool:
         if isinstance(item, Gap):
+            if item.channel is not None and item.reason in TAIL_LOST:
+                self.tails_lost[item.channel] += 1
             if item.reason is GapReason.LAGGED or item.channel is None or item.channel not in self._read:
                 return True
             self._held.setdefault(item.channel, []).append(item)
@@ -150,7 +156,14 @@ class Join:
     """One subscription's way through history."""
 
     def __init__(
-        self, hub: Hub, transport: SupportsHistory, clock: Clock, log: InterestLog, cursor: LogCursor, starts: Mapping[str, HistoryStart]
+        self,
+        hub: Hub,
+        transport: SupportsHistory,
+        clock: Clock,
+        log: InterestLog,
+        cursor: LogCursor,
+        starts: Mapping[str, HistoryStart],
+        tails_lost: Counter[str] | None = None,
     ) -> None:
         self._hub = hub
         self._log = log
@@ -167,6 +180,9 @@ class Join:
         self._targets: dict[str, Cursor | None] = {}
         """Each channel's newest position when the place in the live log was taken: history is to be read that far."""
         self._marks: dict[str, dict[int, str | None]] = {channel: {} for channel in self._readers}
+        now = {channel: self._tails_lost_of(channel) for channel in self._readers}
+        self._tails_lost = now if tails_lost is None else {channel: min(count, tails_lost[channel]) for channel, count in now.items()}
+        """Of each channel, how often its newest messages were lost, as far as this subscription was told."""
         self._seen: dict[_Name, None] | None = None if hub.capabilities.delivery == "exactly_once" else {}
 
     async def open(self) -> list[Item]:
@@ -201,7 +217,21 @@ class Join:
             fault, entries = await reader.next(lambda: self._position(channel))
         if self._reached(channel):
             del self._due[channel]
-        return self._items(reader, fault, entries)
+        items = self._items(reader, fault, entries)
+        if not self._pinned and self._lost_ahead(channel):
+            self._tails_lost[channel] = self._tails_lost_of(channel)
+            items.insert(0, Gap(channel, GapReason.RESET, None))
+        return items
+
+    def _lost_ahead(self, channel: str) -> bool:
+        """Tell whether newest messages, which others have seen live, were lost before this reader came to them: history does not show that, unless its epoch changes."""
+        position, after = self._position(channel), self._readers[channel].after
+        same = position is None or after is None or position.epoch == after.epoch
+        return same and self._tails_lost_of(channel) > self._tails_lost[channel]
+
+    def _tails_lost_of(self, channel: str) -> int:
+        record = self._hub.channels.get(channel)
+        return 0 if record is None else record.tails_lost
 
     def _reached(self, channel: str) -> bool:
         reader = self._readers[channel]
@@ -219,6 +249,10 @@ class Join:
         log = self._log
         if self._pinned and self._cursor.position >= log.first:
             return self._seam()
+        self._pinned = False  # what happens from here to the next place is not told by the log
+        self._due = {channel: None for channel in self._readers if self._lost_ahead(channel)}
+        if self._due:
+            return None
         self._pinned = True
         log.decode()  # as a subscription does it before it takes its place
         log.enter(self._cursor)
@@ -234,7 +268,7 @@ class Join:
             left = None if record is None else record.left
             if after is not None and pin is not None and pin.epoch != after.epoch and after.epoch not in (left or ()):
                 behind[channel] = pin.epoch
-        return Seam(read, behind, self._seen, self._marks)
+        return Seam(read, behind, self._seen, self._marks, self._tails_lost)
 
     def _knows_all(self, reader: HistoryReader) -> bool:
         """Tell whether history has been read up to everything the hub has received of the channel."""
@@ -262,6 +296,7 @@ class Join:
             item = entry if isinstance(entry, Gap) else self._hub.read(self._log.interest, reader.channel, entry)
             if item is not None and (isinstance(item, Gap) or self._note(item)):
                 items.append(item)
+        self._tails_lost[reader.channel] += sum(isinstance(item, Gap) and item.reason is GapReason.RESET for item in items)
         return items
 
     def _note(self, item: Message[object] | RawMessage) -> bool:

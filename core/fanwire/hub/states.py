@@ -152,6 +152,7 @@ class ChannelRecord:
         "refs",
         "repair",
         "routes",
+        "tails_lost",
         "target",
         "waiters",
     )
@@ -165,6 +166,8 @@ class ChannelRecord:
         """Position of the newest message seen or accounted for; ``None`` before the first confirmation and where the transport has none."""
         self.target: Cursor | None = None
         """While repairing: history is to be read this far; what is newer is held."""
+        self.tails_lost: int = 0
+        """How often the newest messages, or all, were announced to be lost. Whoever was still behind them in history cannot see it there."""
         self.left: set[str] | None = None
         """Epochs that ended since the channel was asked for: their frames that are still on their way come too late."""
         self.loss: tuple[GapReason, int | None] | None = None
