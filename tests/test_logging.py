@@ -37,7 +37,8 @@ DOCUMENTED = {
     ("fanwire", "warning", "skipped an invalid message of %d bytes on %s: %s"),
     ("fanwire", "error", "fanwire stopped by an unexpected error"),
     ("fanwire", "debug", "reading history failed: %s"),
-    ("fanwire.connection", "warning", "%s: connection attempt %d ended: %s"),
+    ("fanwire.connection", "warning", "%s: connection attempt %d failed: %s"),
+    ("fanwire.connection", "warning", "%s: the connection was lost: %s"),
     ("fanwire.connection", "error", "%s: giving up: %s"),
     ("fanwire.connection", "error", "%s: unexpected error in the transport"),
     ("fanwire.history", "warning", "the history of channel %r cannot be read: %s"),
@@ -171,9 +172,9 @@ async def test_a_connection_that_breaks_warns_once_per_attempt(caplog: pytest.Lo
         transport.faults.disconnect(refuse=2)
         await until(lambda: rt.stats().connections == 2)
     assert heard(caplog) == [
-        ("fanwire.connection", "warning", "memory: connection attempt 0 ended: memory: the connection was broken by a scripted fault"),
-        ("fanwire.connection", "warning", "memory: connection attempt 1 ended: memory: the connection was refused by a scripted fault"),
-        ("fanwire.connection", "warning", "memory: connection attempt 2 ended: memory: the connection was refused by a scripted fault"),
+        ("fanwire.connection", "warning", "memory: the connection was lost: memory: the connection was broken by a scripted fault"),
+        ("fanwire.connection", "warning", "memory: connection attempt 1 failed: memory: the connection was refused by a scripted fault"),
+        ("fanwire.connection", "warning", "memory: connection attempt 2 failed: memory: the connection was refused by a scripted fault"),
     ]
 
 

@@ -167,7 +167,6 @@ class Subscription(Generic[Item_co]):
         try:
             await engine.ready(log, self._realtime.connect_timeout)
             log.decode()  # invalid entries before this place would otherwise be taken out later, and the place would move on past valid ones
-            log.decode()
             self._invalid = log.invalid
             if self._request.start.kind == "live":
                 log.enter(self)

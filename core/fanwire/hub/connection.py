@@ -69,7 +69,10 @@ class Connection:
                 _logger.error("%s: giving up: %s", self._transport.name, summary(error))
                 self.give_up(error)
                 return error
-            _logger.warning("%s: connection attempt %d ended: %s", self._transport.name, self._attempt, error)
+            if self._attempt:
+                _logger.warning("%s: connection attempt %d failed: %s", self._transport.name, self._attempt, error)
+            else:
+                _logger.warning("%s: the connection was lost: %s", self._transport.name, error)
             self._tell(ConnectionState.DISCONNECTED, error)
             await self._clock.sleep(backoff(self._failures))
 
