@@ -4,6 +4,9 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest
+# In as many processes as there are cores, up to four: each starts servers of its own. For one, ARGS="-n 0".
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 # The sources in this directory are installed editable; a PYTHONPATH or virtual environment of the caller's must not come before them.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -26,23 +29,23 @@ demo: $(READY) ## run the main job on the embedded transport: stream a document 
 
 .PHONY: test
 test: $(READY) ## run all tests, with branch coverage of core (at least 95 %)
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(PYTEST) $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 .PHONY: test-fast
 test-fast: $(READY) ## run the tests that take no seconds, without coverage (ARGS="-k hub")
-	$(BIN)/python -m pytest -m "not slow and not soak" $(ARGS)
+	$(PYTEST) -m "not slow and not soak" $(ARGS)
 
 .PHONY: test-wheel
 test-wheel: $(READY) ## build the wheel, install it elsewhere and run the fast tests against it
 	scripts/test-wheel $(ARGS)
 
 .PHONY: soak
-soak: $(READY) ## load and stress: thousands of drawn plans, minutes of them, on loopback (ARGS="-k memory")
-	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+soak: $(READY) ## stress, 8 minutes of it: the kit ten times at once on one server, thousands of drawn plans (ARGS="-k memory", FANWIRE_SOAK_SECONDS=600)
+	$(PYTEST) -m soak --timeout 3600 -o faulthandler_timeout=0 $(ARGS)
 
 .PHONY: coverage
 coverage: $(READY) ## run all tests and write build/coverage/index.html
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html
+	$(PYTEST) $(PARALLEL) --cov --cov-report=term --cov-report=html
 
 .PHONY: lint
 lint: style typecheck architecture generated ## run every checker: style, typecheck, architecture, generated

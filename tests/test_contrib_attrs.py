@@ -208,7 +208,7 @@ async def test_what_is_published_arrives_and_what_is_wrong_is_told_at_both_ends(
         ([], {"": "expected Status, got list"}),
         (None, {"": "expected Status, got null"}),
         ("x", {"": "expected Status, got str"}),
-        (object(), {"": "expected Status, got object"}),
+        pytest.param(object(), {"": "expected Status, got object"}, id="an object"),
         ({"message": "x", "level": "1"}, {"level": "expected int, got str"}),
         ({"message": "x", "level": 1.0}, {"level": "expected int, got float"}),
         ({"message": "x", "level": True}, {"level": "expected int, got bool"}),
@@ -434,7 +434,9 @@ def test_what_json_does_not_know_is_refused_when_it_is_published() -> None:
         schema.dump(object())
 
 
-@pytest.mark.parametrize("form", [object(), "Nowhere", GenericAlias(list, ("Nowhere",)), 3, UUID, Job, list[UUID]], ids=str)
+@pytest.mark.parametrize(
+    "form", [pytest.param(object(), id="an object"), "Nowhere", GenericAlias(list, ("Nowhere",)), 3, UUID, Job, list[UUID]], ids=str
+)
 def test_a_type_cattrs_cannot_structure_fails_where_it_is_declared(form: Any) -> None:
     with pytest.raises(DeclarationError, match="cattrs cannot structure .*make_converter"):
         AttrsSchema(form)

@@ -181,7 +181,7 @@ def test_a_field_called_like_pydantics_own_alias_key_is_a_field() -> None:
 # ---------------------------------------------------------------- faults at definition
 
 
-@pytest.mark.parametrize("form", [object(), 3, Status(message="x"), Upper, open, dict[Upper, int]], ids=str)
+@pytest.mark.parametrize("form", [pytest.param(object(), id="an object"), 3, Status(message="x"), Upper, open, dict[Upper, int]], ids=str)
 def test_what_pydantic_cannot_validate_fails_where_it_is_declared(form: object) -> None:
     with pytest.raises(DeclarationError, match=r"pydantic cannot validate .*with a Schema .*or with validate=False") as caught:
         schema_of(form, validate=True)

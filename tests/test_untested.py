@@ -16,8 +16,9 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """An empty suite with this project's conftest, outside of CI."""
-    monkeypatch.delenv("CI", raising=False)
+    """An empty suite with this project's conftest, outside of CI, on all loops."""
+    for setting in ("CI", "FANWIRE_TEST_LOOPS"):
+        monkeypatch.delenv(setting, raising=False)
     tests = pytester.mkdir("tests")
     for name in ("__init__.py", "conftest.py", "untested.py"):
         shutil.copy(HERE / name, tests / name)
