@@ -40,7 +40,7 @@ test-wheel: $(READY) ## build the wheel, install it elsewhere and run the fast t
 	scripts/test-wheel $(ARGS)
 
 .PHONY: soak
-soak: $(READY) ## stress, 8 minutes of it: the kit ten times at once on one server, thousands of drawn plans (ARGS="-k memory", FANWIRE_SOAK_SECONDS=600)
+soak: $(READY) ## stress, ten minutes of it: the kit ten times at once on one server, thousands of drawn plans (ARGS="-k memory", FANWIRE_SOAK_SECONDS=600)
 	$(PYTEST) -m soak --timeout 3600 -o faulthandler_timeout=0 $(ARGS)
 
 .PHONY: coverage
@@ -78,8 +78,9 @@ format: $(READY) ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(READY) ## run the fan-out benchmark and write benchmarks/results/
+bench: $(READY) ## run the benchmarks, in process and over Redis, and write benchmarks/results/ (ARGS="redis --quick": a look at one)
 	$(BIN)/python -m benchmarks $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks redis)
 
 .PHONY: docs
 docs: $(READY) ## build the documentation into build/site, warnings as errors, and check every relative link

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: runs the benchmarks, prints the report and writes it."""
+"""``python -m benchmarks`` runs the fan-out benchmark, ``python -m benchmarks redis`` the one over Redis: each prints its report and writes it."""
 
 from __future__ import annotations
 
@@ -80,6 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 1 only if ``--check`` was given and a target is missed. A lost message ends the run with a traceback.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "redis":
+        from .brokers.run import main as over_redis
+
+        return over_redis(arguments[1:])
     options = _parser().parse_args(arguments)
     sections = tuple(options.only or SECTIONS)
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)

@@ -51,7 +51,7 @@ HEAD = """# What each transport can do
 
 <!-- Written by scripts/generate_capabilities.py from tests/conformance/pinned/; a test compares. -->
 
-A transport declares what it can do: its [capabilities](transports.md). What it declares is proven by the conformance kit, `fanwire.testing`; what it does not declare raises
+A transport declares what it can do: its [capabilities](writing-a-transport.md). What it declares is proven by the conformance kit, `fanwire.testing`; what it does not declare raises
 `Unsupported`. This page is made from the kit's reports.
 
 ## Declared

@@ -32,6 +32,7 @@ PUBLIC: Final = (
     "fanwire.testing.step_stores",
     "fanwire.transport",
     "fanwire_memory",
+    "fanwire_redis",
     "fanwire_schemas.attrs",
     "fanwire_schemas.msgspec",
 )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 
 import pytest
 from hypothesis import settings
 
+from fanwire.testing.plugin import pytest_terminal_summary, pytest_testnodedown
 from tests.untested import Untested, require, strict
+
+__all__ = ("pytest_terminal_summary", "pytest_testnodedown")  # our own plugin is off, see pyproject.toml; this much of it prints what the kit has run
 
 # With CI set, a red run can be repeated exactly; elsewhere each run draws anew. A deadline would measure the machine, not the code.
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
@@ -19,6 +23,12 @@ settings.load_profile("repeatable" if strict() else "exploring")
 def pytest_configure(config: pytest.Config) -> None:
     """Watch for skips."""
     config.pluginmanager.register(Untested(), "fanwire-untested")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector forget thousands of tests, which it would otherwise look through again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

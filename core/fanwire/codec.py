@@ -91,8 +91,10 @@ class EnvelopeCodec:
     name = "envelope"
 
     def __init__(self) -> None:
-        self._stamp = b""
+        self._stamp: bytes = b""
         """The last time stamp that was found well-formed: those of one burst are the same."""
+        self._seen: tuple[bytes, bytes, bytes] = b"", b"", b""
+        """Signature of the last frame that was recognised, all that stood between its id and its payload, and its time stamp: most likely the next one's, too."""
 
     def encode(
         self,
@@ -131,6 +133,10 @@ class EnvelopeCodec:
     def scan(self, frame: bytes, signature: bytes, /) -> tuple[str, bytes, bytes] | None:
         """Recognise a plain envelope by comparing all between id and time stamp at once: topic and channel are then known to be right."""
         quote = frame.find(34, 7)  # 34 is "
+        seen, middle, stamp = self._seen  # at once: loops of several threads share this codec
+        if seen is signature and frame.startswith(middle, quote) and frame[:7] == _ID and frame[-1] == 125 and frame.isascii():  # 125 is }
+            id = frame[7:quote].decode()
+            return (id, stamp, frame[quote + len(middle) : -1]) if "\\" not in id and id.isprintable() else None
         time = quote + len(signature)
         if frame[quote:time] != signature or frame[time + 24 : time + 33] != _DATA or frame[:7] != _ID or frame[-1] != 125:  # 125 is }
             return None
@@ -139,6 +145,7 @@ class EnvelopeCodec:
             if _STAMP.fullmatch(stamp) is None:
                 return None
             self._stamp = stamp
+        self._seen = signature, signature + stamp + _DATA, stamp
         if not frame.isascii() and not _is_utf8(frame):
             return None
         id = frame[7:quote].decode()

@@ -10,7 +10,7 @@ from .hub.engine import Engine
 from .hub.lanes import Lanes, Prepared
 from .hub.told import fresh
 from .messages import Receipt
-from .outgoing import encode, unpack
+from .outgoing import MARGIN, check, encode, refused, unpack
 from .topics import Outgoing, TopicRef
 
 __all__ = ("Sender", "send_many")
@@ -64,13 +64,23 @@ async def send_many(lanes: Lanes, messages: Iterable[Outgoing[Any]], max_payload
     """Check several messages and publish them; see :meth:`Realtime.publish_many`."""
     stamp = lanes.stamp()
     prepared: list[Prepared] = []
+    channel: str | None = None
     for message in messages:
         if not isinstance(message, Outgoing):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
             _not_outgoing(message)
-        unpack(message)
-        lanes.admit(message.ref.channel)
         ref, key, headers = message.ref, message.key, message.headers
-        encoded = encode(ref, message.data, key, headers, max_payload, run_id)
+        if ref.__class__ is not TopicRef:
+            unpack(message)
+        if ref.channel != channel:
+            channel = ref.channel
+            lanes.admit(channel)
+        schema = ref.schema
+        try:  # as encode() does it, which is saved here
+            encoded = schema.dump(schema.validate(message.data))
+        except Exception as error:
+            raise refused(ref, error) from error
+        if key is not None or headers is not None or len(encoded) > max_payload - MARGIN:
+            check(ref, encoded, key, headers, max_payload, run_id)
         fields = (ref, encoded, stamp, key, headers, run_id)
         prepared.append(tuple.__new__(Prepared, fields))  # pyright: ignore[reportUnknownMemberType]  # half the cost of calling the class
     if not prepared:

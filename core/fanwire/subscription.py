@@ -278,7 +278,7 @@ class Subscription(Generic[Item_co]):
                 if chunk is not self._chunk:
                     continue  # somebody took the next chunk by anext() meanwhile
                 self._settle()
-                while self._join is None and self._seam is None and not log.gaps:
+                while self._join is None and self._seam is None and not self._rest and not log.gaps:
                     position, end = self.position, log.end
                     if position == end:
                         if log.closed or self._closed or self._waiter is not None:

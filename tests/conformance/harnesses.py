@@ -38,6 +38,9 @@ class MemoryHarness(Harness):
     def bounded(self, count: int) -> MemoryTransport:
         return self.transport(history=count)
 
+    def fading(self, seconds: float) -> MemoryTransport:
+        return self.transport(ttl=seconds)
+
     def absent(self) -> MemoryTransport:
         transport = MemoryTransport("", MemoryOptions(namespace=self.namespace))
         transport.faults.disconnect(refuse=1_000_000)

@@ -11,6 +11,7 @@ from fanwire.testing.suite import TransportSuite
 from tests.conformance.test_memory import TestMemory
 from tests.conformance.test_memory_without_history import TestMemoryWithoutHistory
 from tests.conformance.test_poor import TestPoor
+from tests.redis.test_conformance import TestCluster, TestHybrid, TestPlain, TestSentinel
 
 __all__ = ("DIRECTORY", "PINNED", "Pinned", "outline", "render", "stored")
 
@@ -29,6 +30,10 @@ class Pinned(NamedTuple):
 PINNED: Final[dict[str, Pinned]] = {
     "memory": Pinned(TestMemory, "`memory://`"),
     "memory-without-history": Pinned(TestMemoryWithoutHistory, "`memory://?history=0`"),
+    "redis": Pinned(TestHybrid, "`redis://`"),
+    "redis-without-history": Pinned(TestPlain, "`redis://?history=0`"),
+    "redis-cluster": Pinned(TestCluster, "`redis+cluster://`"),
+    "redis-sentinel": Pinned(TestSentinel, "`redis+sentinel://`"),
     "poor": Pinned(TestPoor, None),
 }
 """By the name of its file. No server has to run: what is claimed depends on options alone."""

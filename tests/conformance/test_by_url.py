@@ -43,4 +43,4 @@ def test_the_check_notices_what_it_is_about(monkeypatch: pytest.MonkeyPatch, gua
 
 
 def test_what_needs_other_processes_does_not_apply_to_it() -> None:
-    assert gate(BY_ROW["A5"], WithUrl("n").transport().capabilities, WithUrl) == "not claimed: multi_process"
+    assert gate(BY_ROW["A5"], WithUrl.capabilities(), WithUrl) == "not claimed: multi_process"

@@ -12,9 +12,16 @@ __all__ = ("MemoryWithoutHistory", "TestMemoryWithoutHistory")
 class MemoryWithoutHistory(MemoryHarness):
     """The in-memory transport, where it keeps nothing."""
 
+    crowd = 2_000
+
     def transport(self, **options: object) -> MemoryTransport:
         return super().transport(**{"history": 0, **options})
 
 
 class TestMemoryWithoutHistory(TransportSuite):
     harness = MemoryWithoutHistory
+
+    @classmethod
+    def loops(cls) -> dict[str, tuple[str, dict[str, object]]]:
+        """Without uvloop: memory does no I/O that it could do in its own way."""
+        return {name: loop for name, loop in super().loops().items() if name != "uvloop"}

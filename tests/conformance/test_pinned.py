@@ -57,6 +57,7 @@ def test_on_memory_nothing_goes_untested_but_what_needs_another_process() -> Non
         "the harness cannot: url",
         "the harness cannot: unauthorised",
         "the harness cannot: half_open",
+        "the harness cannot: truncate",
     }, untested
 
 

@@ -47,6 +47,7 @@ from fanwire.transport import TransportOptions
 from poorfan import PoorTransport
 
 class PoorHarness(Harness):
+    crowd = 1000
     def transport(self, **options):
         return PoorTransport(TransportOptions(namespace=self.namespace, **options))
 

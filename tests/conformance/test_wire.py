@@ -15,8 +15,8 @@ class TestWire(TransportSuite):
 
     @classmethod
     def report(cls) -> list[Outcome]:
-        """Leave out what has nothing to do with connections: the in-memory broker has been tested."""
-        return [outcome for outcome in super().report() if outcome.check.row[0] in "EFGX"]
+        """Leave out what has nothing to do with connections: the in-memory broker has been tested, and so have slow readers."""
+        return [outcome for outcome in super().report() if outcome.check.row[0] in "FGX" or outcome.check.row == "E5"]
 
 
 @pytest.mark.anyio

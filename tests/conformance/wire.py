@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 import anyio
 from anyio.abc import SocketStream, TaskGroup
@@ -83,6 +84,8 @@ class WireServer:
 
     def __init__(self, broker: Callable[[Mapping[str, object]], MemoryTransport]) -> None:
         self.port = 0
+        self.clients = 0
+        """How many have connected so far."""
         self._broker = broker
         self._tasks: TaskGroup | None = None
         self._serving: anyio.CancelScope | None = None
@@ -109,16 +112,28 @@ class WireServer:
 
     async def _serve(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         self._over = anyio.Event()
+        accepted: list[socket.socket] = []
         try:
-            with anyio.CancelScope() as self._serving:
-                async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=self.port) as listener:
-                    self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+            with socket.create_server(("127.0.0.1", self.port)) as listener, anyio.CancelScope() as self._serving:
+                self.port = listener.getsockname()[1]
+                listener.setblocking(False)
+                async with anyio.create_task_group() as clients:
                     task_status.started()
-                    await listener.serve(self._client)
+                    while True:  # not by a listener of anyio's: on asyncio, one that is cancelled may lose a connection that is just coming, whose client then waits for ever
+                        try:
+                            accepted.append(listener.accept()[0])
+                        except BlockingIOError:
+                            await anyio.wait_readable(listener)
+                        else:
+                            clients.start_soon(self._client, accepted[-1])
         finally:
+            for client in accepted:
+                client.close()
             self._over.set()
 
-    async def _client(self, stream: SocketStream) -> None:
+    async def _client(self, client: socket.socket) -> None:
+        self.clients += 1
+        stream = await SocketStream.from_socket(client)
         wire = _Wire(stream)
         try:
             async with stream:
@@ -211,6 +226,9 @@ class WireTransport:
     @classmethod
     def from_options(cls, options: TransportOptions, /) -> Self:
         raise NotImplementedError(options)
+
+    def copy(self, /) -> Self:
+        return type(self)(self._address, self._options, self._capabilities, self._password)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -336,6 +354,7 @@ class WireHarness(MemoryHarness):
     """Each has a server and a proxy of its own; the brokers are those of the namespace, so servers of one namespace are one server with several ports."""
 
     native = ()
+    crowd = 300  # each message is written and read as JSON four times
     schemes = Harness.schemes  # pyright: ignore[reportAssignmentType]  # it is none that a URL opens
     transport_type: ClassVar[type[WireTransport]] = WireTransport
     servers: ClassVar[dict[str, list[WireServer]]] = {}
@@ -373,6 +392,9 @@ class WireHarness(MemoryHarness):
     def bounded(self, count: int) -> WireTransport:  # type: ignore[override]  # as above
         return self.transport(history=count)
 
+    def fading(self, seconds: float) -> WireTransport:  # type: ignore[override]  # as above
+        return self.transport(ttl=seconds)
+
     def absent(self) -> WireTransport:  # type: ignore[override]  # as above
         return self._client(lambda: ("127.0.0.1", 1), {})
 
@@ -390,6 +412,9 @@ class WireHarness(MemoryHarness):
 
     async def lose_answer(self) -> None:
         self._proxy.truncate(0)
+
+    async def truncate(self, after_bytes: int, direction: Literal["up", "down"]) -> None:
+        self._proxy.truncate(after_bytes, direction)
 
     async def restart(self, *, keep: bool) -> None:
         for server in self.servers[self.namespace]:

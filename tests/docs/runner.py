@@ -2,8 +2,8 @@
 
 * ``python``: run where it stands. What awaits at its top level runs in one event loop that lasts for the page, everything else in the thread of the test. One with a
   title such as ``app.py`` is also a file of that name, and an importable module; one called ``test_*.py`` is a file only, for ``pytest`` to run.
-* ``console``: commands behind ``$``, and what they print. ``fanwire``, ``python`` and ``pytest`` are run; of ``pip`` and ``make`` it is checked that there is such an extra or
-  target.
+* ``console``: commands behind ``$``, and what they print. ``fanwire``, ``python``, ``pytest`` and ``redis-cli`` are run; of ``pip`` and ``make`` it is checked that there is such
+  an extra or target.
 * ``toml``: one called ``fanwire.toml`` or ``pyproject.toml`` is read as the configuration; ``sh`` holds ``export NAME=value`` lines, which are read as one, too.
 * ``output``: what the block before it has printed, ``...`` for anything.
 * ``json`` has to be JSON; ``typescript`` and ``text`` are shown only.
@@ -45,7 +45,11 @@ Names = dict[str, object]
 
 SHOWN = frozenset({"text", "typescript"})
 _SECONDS = 15.0
-_PROGRAMS = {"fanwire": ["-m", "fanwire.cli"], "python": [], "pytest": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "anyio"]}
+_PROGRAMS = {
+    "fanwire": ["-m", "fanwire.cli"],
+    "python": [],
+    "pytest": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "anyio", "-p", "fanwire.testing.plugin"],
+}
 _ENVIRONMENT = {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 _TARGET = re.compile(r"^([a-z-]+):", re.MULTILINE)
 
@@ -251,8 +255,8 @@ class PageRun:
         match program:
             case "fanwire" if piped is None:
                 code, printed = _fanwire(arguments)
-            case "fanwire" | "python" | "pytest":
-                started = [sys.executable, *_PROGRAMS[program], *arguments]
+            case "fanwire" | "python" | "pytest" | "redis-cli":
+                started = [program, *arguments] if program == "redis-cli" else [sys.executable, *_PROGRAMS[program], *arguments]
                 done = subprocess.run(
                     started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=_SECONDS, input=piped
                 )

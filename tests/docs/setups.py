@@ -35,6 +35,8 @@ def opener_of(page: str) -> Opener:
         return _from_inngest
     if page == "blocking.md":
         return _blocking
+    if page == "redis.md":
+        return _redis
     return nothing if page in STANDALONE else _conversation
 
 
@@ -72,6 +74,13 @@ async def _blocking(names: Names) -> AsyncGenerator[Setup]:
     rt = names.get("rt")
     if isinstance(rt, BlockingRealtime):  # unless its block has failed
         await anyio.to_thread.run_sync(rt.close)
+
+
+@asynccontextmanager
+async def _redis(names: Names) -> AsyncGenerator[Setup]:
+    """The same without ``rt``: each block opens one on a server."""
+    _declare(names)
+    yield Setup()
 
 
 @asynccontextmanager

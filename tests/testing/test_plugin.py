@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
+from tests.conformance.shared_wire import serving
 from tests.sources import project
 
 pytest_plugins = ["pytester"]
@@ -111,6 +114,24 @@ async def test_it_is_used(realtime: Realtime, fanwire_url: str) -> None:
     result.assert_outcomes(passed=2)
 
 
+def test_the_same_tests_over_tcp(tmp_path: Path) -> None:
+    """A server in this process, and in another one the application's tests, which reach it by the URL of a transport that a third party has registered."""
+    registered = tmp_path / "wirefan-1.0.dist-info"
+    registered.mkdir()
+    (registered / "METADATA").write_text("Metadata-Version: 2.1\nName: wirefan\nVersion: 1.0\n", encoding="utf-8")
+    (registered / "entry_points.txt").write_text("[fanwire.transports]\nwire = tests.conformance.shared_wire:UrlWireTransport\n", encoding="utf-8")
+    (tmp_path / "test_application.py").write_text(APPLICATION + GOOD, encoding="utf-8")
+    plugin = [] if entry_points(group="pytest11", name="fanwire") else ["-p", "fanwire.testing.plugin"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
+    with serving() as server:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, "--fanwire-url", f"wire://127.0.0.1:{server.port}"]
+        done = subprocess.run(
+            [*command, "test_application.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50, check=False
+        )
+        assert "9 passed" in done.stdout, done.stdout + done.stderr
+        assert server.clients >= 9, "each test has a Realtime of its own"
+
+
 def test_failures_can_be_read(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
@@ -167,13 +188,13 @@ def test_wrong_uses_say_what_to_do(pytester: pytest.Pytester) -> None:
 
 
 def test_loading_it_imports_nothing_but_pytest() -> None:
-    """It is loaded in every run of pytest, also where nobody uses fanwire."""
+    """It is loaded in every run of pytest wherever fanwire is installed, also where nobody uses it."""
     code = (
-        "import sys, inspect, pytest, fanwire, fanwire.testing; before = set(sys.modules); import fanwire.testing.plugin;"
-        "print(sorted(name for name in set(sys.modules) - before if not name.startswith(('_pytest', 'secrets', 'urllib'))))"
+        "import sys, pytest; before = set(sys.modules); import fanwire.testing.plugin;"
+        "print(*sorted(name for name in set(sys.modules) - before if name.partition('.')[0] not in {*sys.stdlib_module_names, '_pytest'}))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == "['fanwire.testing.plugin']"
+    assert printed.split() == ["fanwire", "fanwire.testing", "fanwire.testing.plugin"]
 
 
 @pytest.mark.checkout

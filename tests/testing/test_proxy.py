@@ -17,7 +17,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from fanwire.testing.proxy import FaultProxy
+from fanwire.testing.proxy import FaultProxy, _Connection, _Way
 
 pytestmark = pytest.mark.anyio
 
@@ -493,3 +493,17 @@ async def test_nothing_is_left() -> None:
     gc.collect()
     assert len(anyio.get_running_tasks()) == tasks
     assert descriptors() == before
+
+
+async def test_a_reader_whose_writer_has_ended_ends_in_peace() -> None:
+    """The sink is gone, which the writer has noticed, and the source goes on sending."""
+    proxy = FaultProxy(("127.0.0.1", 1))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = _Connection(ours, proxy)
+        theirs.setblocking(False)
+        ours.sendall(b"more")
+        send, receive = anyio.create_memory_object_stream[tuple[float, bytes]](1)
+        receive.close()
+        with anyio.fail_after(PATIENCE):
+            await connection._read(_Way(), theirs, send)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, cast, final
+from typing import Any, Final, NamedTuple, Protocol, cast, final
 
+import anyio
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import AbstractConnection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from fanwire.errors import ConnectFailed, FanwireError, Unsupported
 
@@ -19,7 +21,9 @@ from .options import RedisOptions, Target, parse_target
 
 __all__ = ("Deployment", "Master", "deployment_of", "open_connection")
 
-_DEFAULT = "redis://localhost:6379"
+_DEFAULT: Final = "redis://localhost:6379"
+_SENTINEL: Final = 2.0
+"""Seconds that one sentinel may take to answer."""
 
 
 @final
@@ -52,8 +56,17 @@ class Deployment(Protocol):
         """Whether channels are spread over servers."""
         ...
 
+    @property
+    def db(self) -> int:
+        """Number of the database."""
+        ...
+
     async def masters(self) -> Sequence[Master]:
         """Find the servers to connect to."""
+        ...
+
+    async def moved(self, connection: AbstractConnection) -> bool:
+        """Tell whether another server has taken the place of the one that this connection leads to. As long as nobody can say so, it has not."""
         ...
 
     async def close(self) -> None:
@@ -68,14 +81,13 @@ def deployment_of(options: RedisOptions, client: Redis | RedisCluster | None) ->
         ConfigError: the URL is wrong.
     """
     if isinstance(client, RedisCluster):
-        return Cluster(client, own=False)
+        return Cluster(client, own=False, patience=options.probe)
     if client is not None:
         return Single(client, own=False)
     target = parse_target(options.url.get_secret_value() or _DEFAULT)
     shared: dict[str, Any] = {  # Any: keyword arguments of the client
         **target.credentials(),
         "protocol": 2,
-        "client_name": options.client_name or None,
         "retry": Retry(NoBackoff(), 0),  # core tries again, with a bound on the whole
         "socket_connect_timeout": None,
         "socket_timeout": None,
@@ -83,7 +95,7 @@ def deployment_of(options: RedisOptions, client: Redis | RedisCluster | None) ->
     if target.scheme == "redis+cluster":
         nodes = [ClusterNode(host, port) for host, port in target.hosts]
         arguments: dict[str, Any] = {**shared, "startup_nodes": nodes, **({"ssl": True, **_tls(options)} if options.tls else {})}  # Any: as above
-        return Cluster(RedisCluster(**arguments), own=True)
+        return Cluster(RedisCluster(**arguments), own=True, patience=options.probe)
     return Single(_single(options, target, shared), own=True)
 
 
@@ -98,8 +110,9 @@ def _single(options: RedisOptions, target: Target, shared: dict[str, Any]) -> Re
             "password": None if password is None else password.get_secret_value(),
             "protocol": 2,
             "retry": shared["retry"],
-            "socket_connect_timeout": 2.0,
-            "socket_timeout": 2.0,
+            "socket_connect_timeout": _SENTINEL,
+            "socket_timeout": _SENTINEL,
+            **({"ssl": True, **_tls(options)} if (options.tls if options.sentinel_tls is None else options.sentinel_tls) else {}),
         }
         arguments = {**shared, "sentinel_kwargs": of_sentinels, **({"ssl": True, **_tls(options)} if options.tls else {})}
         sentinels = Sentinel(list(target.hosts), **arguments)  # type: ignore[no-untyped-call]  # redis-py's
@@ -141,14 +154,36 @@ class Single:
         kwargs = pool.connection_kwargs
         return str(kwargs["path"]) if "path" in kwargs else f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
 
+    @property
+    def db(self) -> int:
+        """See :class:`Deployment`."""
+        return int(self.client.connection_pool.connection_kwargs.get("db") or 0)
+
     async def masters(self) -> Sequence[Master]:
         """See :class:`Deployment`."""
         return [Master(self.where, self.client.connection_pool.make_connection, ())]
 
+    async def moved(self, connection: AbstractConnection) -> bool:
+        """Ask the sentinels: a master that they have replaced takes writes until it is told, and loses them then."""
+        pool = self.client.connection_pool
+        if not isinstance(pool, SentinelConnectionPool) or not isinstance(connection, Connection):
+            return False
+        try:
+            host, port = cast("tuple[str, int]", await pool.get_master_address())  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]  # redis-py's
+        except (RedisError, OSError):
+            return False
+        return (str(host), int(port)) != (str(connection.host), int(connection.port))
+
     async def close(self) -> None:
         """See :class:`Deployment`."""
-        if self._own:
-            await self.client.connection_pool.disconnect()
+        if not self._own:
+            return
+        pool = self.client.connection_pool
+        await pool.disconnect()
+        if isinstance(pool, SentinelConnectionPool):
+            sentinels = cast("list[Redis]", pool.sentinel_manager.sentinels)  # pyright: ignore[reportUnknownMemberType]  # redis-py does not say what they are
+            for sentinel in sentinels:
+                await sentinel.connection_pool.disconnect()
 
 
 @final
@@ -156,35 +191,39 @@ class Cluster:
     """The masters of a cluster, each with its slots."""
 
     sharded = True
+    db = 0
 
-    def __init__(self, client: RedisCluster, *, own: bool) -> None:
+    def __init__(self, client: RedisCluster, *, own: bool, patience: float) -> None:
         self.client = client
         self._own = own
+        self._patience = patience
+        self._seeds = [(str(node.host), int(node.port)) for node in client.nodes_manager.startup_nodes.values()]
+        self._found: list[tuple[str, int]] = []
+        """The masters, as the cluster named them last: the servers that were given may all have gone."""
 
     @property
     def where(self) -> str:
         """See :class:`Deployment`."""
-        return f"the cluster of {', '.join(f'{node.host}:{node.port}' for node in self.client.startup_nodes[:3])}"
+        return f"the cluster of {', '.join(f'{host}:{port}' for host, port in self._seeds[:3])}"
 
     async def masters(self) -> Sequence[Master]:
         """Ask the first server that answers."""
-        seeds = {(node.host, node.port): None for node in (*self.client.startup_nodes, *self.client.nodes_manager.startup_nodes.values())}
         failure: FanwireError = ConnectFailed(f"redis: {self.where} has no servers")
-        for host, port in seeds:
+        for host, port in dict.fromkeys((*self._seeds, *self._found)):
             try:
-                return await self._ask(str(host), int(port))
+                return await self._ask(host, port)
             except ConnectFailed as error:
                 failure = error
         raise failure
 
     async def _ask(self, host: str, port: int) -> Sequence[Master]:
-        connection = await open_connection(self._maker(host, port), f"{host}:{port}")
+        connection = await open_connection(self._maker(host, port), f"{host}:{port}", self._patience)
         try:
             await connection.send_command("CLUSTER", "SLOTS")
-            reply: list[list[Any]] = cast("list[list[Any]]", await connection.read_response())  # as the server nests it
+            reply: list[list[Any]] = cast("list[list[Any]]", await connection.read_response(disable_decoding=True))  # as the server nests it
             found: dict[tuple[str, int], list[range]] = {}
             for part in reply:
-                address = (part[2][0].decode() or host, int(part[2][1]))
+                address = self.client.nodes_manager.remap_host_port((part[2][0] or b"").decode() or host, int(part[2][1]))
                 found.setdefault(address, []).append(range(part[0], part[1] + 1))
         except Exception as error:
             if "cluster support disabled" in str(error):
@@ -194,8 +233,12 @@ class Cluster:
             await connection.disconnect(nowait=True)
         if sum(len(slots) for ranges in found.values() for slots in ranges) < 16384:
             raise ConnectFailed(f"redis: {self.where} does not serve all slots at the moment")
-        self.client.nodes_manager.startup_nodes.update({f"{h}:{p}": ClusterNode(h, p, **self.client.connection_kwargs) for h, p in found})
+        self._found = list(found)
         return [Master(f"{h}:{p}", self._maker(h, p), slots) for (h, p), slots in found.items()]
+
+    async def moved(self, connection: AbstractConnection) -> bool:
+        """The servers tell by themselves."""
+        return False
 
     def _maker(self, host: str, port: int) -> Callable[[], AbstractConnection]:
         node = ClusterNode(host, port, **self.client.connection_kwargs)
@@ -208,17 +251,28 @@ class Cluster:
             await self.client.aclose()
 
 
-async def open_connection(make: Callable[[], AbstractConnection], where: str) -> AbstractConnection:
+async def open_connection(make: Callable[[], AbstractConnection], where: str, patience: float) -> AbstractConnection:
     """Connect and authenticate.
+
+    Args:
+        make: Makes the connection.
+        where: For the text of an error.
+        patience: Seconds that it may take.
 
     Raises:
         FanwireError: that failed; the text says where.
     """
     connection = make()
     try:
-        await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's
+        with anyio.fail_after(patience):
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's
     except BaseException as error:
-        await connection.disconnect(nowait=True)
+        with anyio.CancelScope(shield=True):
+            await connection.disconnect(nowait=True)
+        if isinstance(error, TimeoutError):
+            raise ConnectFailed(
+                f"redis: {where} did not answer within {patience:g} s: is that a Redis server, and does it speak TLS or not?"
+            ) from error
         if not isinstance(error, Exception):
             raise
         raise connect_error(error, where) from error

@@ -5,12 +5,32 @@ from __future__ import annotations
 from typing import Final
 
 import redis.exceptions as client
+from redis.asyncio.sentinel import MasterNotFoundError
 
-from fanwire.errors import ConfigError, ConnectFailed, ConnectionLost, FanwireError, Internal, PermissionDenied, Unauthenticated, Unavailable
+from fanwire.errors import (
+    ConfigError,
+    ConnectFailed,
+    ConnectionLost,
+    FanwireError,
+    Internal,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+)
 
 from .wire import ServerError
 
-__all__ = ("connect_error", "server_error")
+__all__ = ("GRANT", "connect_error", "is_stale", "is_transient", "server_error")
+
+GRANT: Final = (
+    "~{<namespace>:* &{<namespace>:* +ping +info +client|kill +client|info +client|setname +subscribe +unsubscribe +ssubscribe +sunsubscribe +publish +spublish "
+    "+eval +evalsha +xadd +xdel +xrange +xrevrange +xinfo|stream +xsetid +pexpire +get +set"
+)
+"""What a user of the server needs, see the package's docstring."""
+
+_TRANSIENT: Final = frozenset({"LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN"})
+"""What passes by itself, without anybody doing anything."""
 
 _UNAVAILABLE: Final = {
     "LOADING": "the server is loading its data",
@@ -29,14 +49,35 @@ _STALE: Final = {
     "UNBLOCKED": "the server gave up its role",
 }
 """What another connection may not meet."""
+_CREDENTIALS: Final = ("WRONGPASS", "NOAUTH", "invalid username-password pair", "Authentication required")
+_HINTS: Final = (
+    ("CERTIFICATE_VERIFY_FAILED", ": set tls_ca to the authority that signed it, or tls_verify=false"),
+    ("WRONG_VERSION_NUMBER", ": that is no TLS server, use redis:// or tls=false"),
+    ("Protocol error", ": is that a Redis server?"),
+    ("Connection reset", ": does it want TLS? Then use rediss:// or tls=true"),
+    ("Connection closed by server", ": does it want TLS? Then use rediss:// or tls=true"),
+    ("while writing to socket", ": does it want TLS? Then use rediss:// or tls=true"),
+)
+_FORBIDDEN: Final = ("ACL failure in script", "The user executing the script can't")
+"""How servers say in a script what is NOPERM outside of one, by their versions."""
+
+
+def is_stale(error: ServerError) -> bool:
+    """Tell whether the server is the wrong one by now: others are to be looked for."""
+    return error.code in _STALE
+
+
+def is_transient(error: ServerError) -> bool:
+    """Tell whether the same command will be accepted after a while."""
+    return error.code in _TRANSIENT
 
 
 def server_error(error: ServerError) -> FanwireError:
     """Return the error for an error reply."""
     code, text = error.code, str(error)[:200]
     made: FanwireError
-    if code == "NOPERM":
-        made = PermissionDenied(f"redis: this user may not do that: {text}")
+    if code == "NOPERM" or any(sign in text for sign in _FORBIDDEN):
+        made = PermissionDenied(f"redis: this user may not do that: {text}; grant it {GRANT}")
     elif code in ("NOAUTH", "WRONGPASS"):
         made = Unauthenticated(f"redis: {text}")
     elif code in _UNAVAILABLE:
@@ -55,13 +96,28 @@ def connect_error(error: Exception, where: str) -> FanwireError:
     """Return the error for a connection that could not be made."""
     text = str(error) or type(error).__name__
     made: FanwireError
-    if isinstance(error, client.AuthenticationError | client.AuthorizationError) or "WRONGPASS" in text or "NOAUTH" in text:
+    if isinstance(error, MasterNotFoundError):
+        made = _no_master(text, where)
+    elif isinstance(error, client.AuthenticationError | client.AuthorizationError) or any(sign in text for sign in _CREDENTIALS):
         made = Unauthenticated(f"redis: {where} refuses the credentials: {text}")
     elif isinstance(error, client.NoPermissionError):
         made = PermissionDenied(f"redis: {where}: {text}")
     elif isinstance(error, client.ResponseError) and "DB index" in text:
         made = ConfigError(f"redis: {where}: {text}")
+    elif isinstance(error, client.ResponseError) and "unknown command" in text and "SENTINEL" in text.upper():
+        made = Unsupported(f"redis: {where} is no sentinel: use redis://")
     else:
-        made = ConnectFailed(f"redis: no connection to {where}: {text}")
+        hint = next((hint for sign, hint in _HINTS if sign in text), "")
+        made = ConnectFailed(f"redis: no connection to {where}: {text}{hint}")
     made.__cause__ = error
     return made
+
+
+def _no_master(text: str, where: str) -> FanwireError:
+    """Return the error for sentinels that name no master; the client's text shows its own objects."""
+    if "AuthenticationError" in text or any(sign in text for sign in _CREDENTIALS):
+        return Unauthenticated(f"redis: {where}: the sentinels refuse the credentials: set sentinel_username and sentinel_password")
+    if "unknown command" in text:
+        return Unsupported(f"redis: {where}: what was asked is no sentinel: use redis://")
+    reason = "they cannot be reached" if " : " in text else "is that its name, and is it up?"
+    return ConnectFailed(f"redis: no connection to {where}: they name no such master; {reason}")

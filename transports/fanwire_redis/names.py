@@ -2,6 +2,8 @@
 
 Everything of a channel begins with ``{namespace:channel}``. The braces are a cluster's hash tag, so all of it lives in one slot, also where the channel's name has braces of its
 own: the tag then ends at the first of them, and is never empty. A namespace has no colon, so no two pairs of namespace and channel have the same name.
+
+Databases of one server have keys of their own, but what is published in one is heard in all: behind the brace stands the number of the database, if it is not 0.
 """
 
 from __future__ import annotations
@@ -14,24 +16,24 @@ from typing import Final
 from fanwire.errors import Internal
 from fanwire.messages import Cursor
 
-__all__ = ("Names", "fresh_epoch", "head_cursor", "stream_id")
-
+__all__ = ("Names", "fresh_epoch", "head_cursor", "split_frame", "stream_id")
 
 _TOO_LARGE: Final = 2**64
 _DIGITS: Final = 20
 
 
 class Names:
-    """Names within one namespace."""
+    """Names within one namespace of one database."""
 
-    __slots__ = ("_prefix",)
+    __slots__ = ("_prefix", "_suffix")
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, db: int = 0) -> None:
         self._prefix: Final = f"{{{namespace}:".encode()
+        self._suffix: Final = f"}}:{db}".encode() if db else b"}"
 
     def channel(self, channel: str) -> bytes:
         """Return what the channel's messages are published on."""
-        return self._prefix + channel.encode() + b"}"
+        return self._prefix + channel.encode() + self._suffix
 
     def stream(self, channel: str) -> bytes:
         """Return the key of its history."""
@@ -51,9 +53,19 @@ def head_cursor(id: bytes, payload: bytes) -> Cursor:
     """Return the position ``id``, with the mark of the message that has it, if there is one."""
     epoch, _, seq = id.partition(b"-")
     try:
-        return Cursor(epoch.decode(), int(seq), payload[:8].decode() or None)
+        return Cursor(epoch.decode(), int(seq), split_frame(payload)[0])
     except ValueError as error:
         raise Internal(f"redis: {id[:40]!r} is no id of a stream") from error
+
+
+def split_frame(payload: bytes) -> tuple[str | None, bytes]:
+    """Return the mark and the frame of what is stored and published. What a foreign client has stored has no mark."""
+    if payload[8:9] == b" ":
+        try:
+            return payload[:8].decode("ascii"), payload[9:]
+        except UnicodeDecodeError:
+            pass
+    return None, payload
 
 
 def stream_id(cursor: Cursor) -> str:

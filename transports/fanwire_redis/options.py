@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Annotated, Any, NamedTuple, TypeAlias, final
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from fanwire.errors import ConfigError
 from fanwire.transport import TransportOptions
 
 __all__ = ("RedisOptions", "Target", "parse_target")
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    return path
+
+
+File: TypeAlias = Annotated[Path, AfterValidator(_existing)]
+"""A file that has to be there: else each attempt to connect would fail, and be tried again."""
 
 
 @final
@@ -21,14 +31,14 @@ class RedisOptions(TransportOptions):
     history: int = Field(default=1000, ge=0)
     """Messages kept per channel, at least; 0 keeps none and publishes plainly."""
 
-    ttl: float = Field(default=600.0, gt=0)
+    ttl: float = Field(default=600.0, ge=0.001, le=315_360_000)
     """Seconds that a channel's history, and its idempotency keys, are kept after its last message or subscription."""
 
     max_payload: int = Field(default=2**20, ge=1)
     """Bytes of one encoded message."""
 
     probe: float = Field(default=5.0, gt=0)
-    """Seconds between probes of each connection, and for an answer to one: a connection that is half open is found within twice that."""
+    """Seconds between probes of each connection, and for an answer to one: a connection that is half open is found within little more than twice that."""
 
     client_name: str = Field(default="fanwire", pattern=r"^[!-~]{0,64}$")
     """What the server lists the connections as."""
@@ -36,17 +46,20 @@ class RedisOptions(TransportOptions):
     tls: bool = False
     """Whether to use TLS; ``rediss://`` does so by itself."""
 
-    tls_ca: Path | None = None
+    tls_ca: File | None = None
     """File of the certificates that a TLS server's is verified against; by default the system's."""
 
-    tls_cert: Path | None = None
+    tls_cert: File | None = None
     """File of the client's certificate."""
 
-    tls_key: Path | None = None
+    tls_key: File | None = None
     """File of the client's key."""
 
     tls_verify: bool = True
     """Whether a TLS server's certificate and name are verified."""
+
+    sentinel_tls: bool | None = None
+    """Whether the sentinels are spoken to by TLS; by default as the servers are."""
 
     sentinel_username: str | None = None
     sentinel_password: SecretStr | None = None

@@ -3,76 +3,92 @@
 -- KEYS[1] the stream, then one key per idempotency key, in the order of the messages that have one
 -- ARGV    1 PUBLISH or SPUBLISH, 2 the channel it publishes on, 3 messages to keep, 4 ms to keep them, 5 the epoch as the caller remembers it, or '',
 --         6 an epoch for a stream that does not exist, 7 ms to remember idempotency keys, 8 how messages are given:
---         'plain': payloads; 'full': per message its payload, its own id, and 'key' if it has an idempotency key, 'retry' if it may be there already, or ''
+--         'plain': payloads; 'full': per message its payload, its own id, and 'k' if it has an idempotency key, or ''
 -- Returns one string per message: its id; '=<id>' of another message with the same idempotency key; or '!<error>', behind which nothing was done.
+-- It never fails half way: errors of the server are caught and returned.
 local stream, publish, channel, keep, epoch = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[5]
-local results = {}
-local keys_used = 1
+local call = redis.pcall
+local results, keys_used, first = {}, 1, 9
 
-local function failed(reply)
-  return type(reply) == 'table' and reply.err
+-- Undoes the newest entry, which could not be published: whoever reads history must not see what was refused.
+local function take_back(id)
+  local n = tonumber(string.match(id, '%d+$'))
+  call('XDEL', stream, id)
+  call('XSETID', stream, string.format('%s-%.0f', epoch, n - 1))
 end
 
-local function append(payload)
-  if epoch ~= '' then
-    local id = redis.pcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', keep, epoch .. '-*', 'd', payload)
-    if type(id) == 'string' then return id end
+-- The common case, before anything else is made ready.
+if ARGV[8] == 'plain' and epoch ~= '' then
+  local auto = epoch .. '-*'
+  for i = 9, #ARGV do
+    local id = call('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', keep, auto, 'd', ARGV[i])
+    if type(id) ~= 'string' then break end
+    if type(call(publish, channel, id .. ' ' .. ARGV[i])) ~= 'number' then
+      take_back(id)
+      break
+    end
+    results[i - 8] = id
+    first = i + 1
   end
-  -- There is no stream, or one of a newer epoch.
-  local info = redis.pcall('XINFO', 'STREAM', stream)
-  if failed(info) then
+  if first > #ARGV then
+    call('PEXPIRE', stream, ARGV[4])
+    return results
+  end
+end
+
+-- Finds out the epoch of the stream, which is new or of another one than was remembered, and appends.
+local function append_first(payload)
+  local info = call('XINFO', 'STREAM', stream)
+  if info.err then
+    if not string.find(info.err, 'no such key', 1, true) then return info end
     epoch = ARGV[6]
-    return redis.pcall('XADD', stream, 'MAXLEN', '~', keep, epoch .. '-1', 'd', payload)
+    return call('XADD', stream, epoch .. '-1', 'd', payload)
   end
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then epoch = string.match(info[i + 1], '^%d+') end
   end
-  return redis.pcall('XADD', stream, 'MAXLEN', '~', keep, epoch .. '-*', 'd', payload)
-end
-
-local function already_there(name)
-  local newest = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 256)
-  for i = 1, #newest do
-    if string.find(newest[i][2][2], '"id":"' .. name .. '"', 1, true) == 11 then return newest[i][1] end
-  end
+  return call('XADD', stream, epoch .. '-*', 'd', payload)
 end
 
 local function send(payload)
-  local id = append(payload)
-  if failed(id) then return '!' .. id.err end
-  local published = redis.pcall(publish, channel, id .. ' ' .. payload)
-  if failed(published) then return '!' .. published.err end
+  local id = epoch ~= '' and call('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', keep, epoch .. '-*', 'd', payload)
+  if type(id) ~= 'string' then
+    if id and not string.find(id.err, 'equal or smaller', 1, true) then return '!' .. id.err end
+    id = append_first(payload)
+    if type(id) ~= 'string' then return '!' .. id.err end
+  end
+  local published = call(publish, channel, id .. ' ' .. payload)
+  if type(published) == 'table' then
+    take_back(id)
+    return '!' .. published.err
+  end
   return id
 end
 
 local function send_once(payload, name, key)
-  local known = redis.call('GET', key)
+  local known = call('GET', key)
+  if type(known) == 'table' then return '!' .. known.err end
   if known then
     local id, first = string.match(known, '^(%S+) (.*)$')
     return first == name and id or '=' .. id
   end
+  if not redis.acl_check_cmd('SET', key, '') then return "!NOPERM this user has no permissions to run the 'set' command" end
   local id = send(payload)
-  if string.sub(id, 1, 1) ~= '!' then redis.call('SET', key, id .. ' ' .. name, 'PX', ARGV[7]) end
+  if string.sub(id, 1, 1) ~= '!' then call('SET', key, id .. ' ' .. name, 'PX', ARGV[7]) end
   return id
 end
 
-local i = 9
-while i <= #ARGV do
-  local payload, result = ARGV[i], nil
-  if ARGV[8] == 'plain' then
-    result, i = send(payload), i + 1
-  else
-    local name, how = ARGV[i + 1], ARGV[i + 2]
-    if how == 'key' then
-      keys_used = keys_used + 1
-      result = send_once(payload, name, KEYS[keys_used])
-    else
-      result = how == 'retry' and already_there(name) or send(payload)
-    end
-    i = i + 3
-  end
+local function take(payload, name, how)
+  if how ~= 'k' then return send(payload) end
+  keys_used = keys_used + 1
+  return send_once(payload, name, KEYS[keys_used])
+end
+
+local step = ARGV[8] == 'plain' and 1 or 3
+for i = first, #ARGV, step do
+  local result = step == 1 and send(ARGV[i]) or take(ARGV[i], ARGV[i + 1], ARGV[i + 2])
   results[#results + 1] = result
   if string.sub(result, 1, 1) == '!' then break end
 end
-redis.call('PEXPIRE', stream, ARGV[4])
+call('PEXPIRE', stream, ARGV[4])
 return results

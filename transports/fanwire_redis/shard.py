@@ -1,165 +1,167 @@
-"""One server: a connection for commands, one for subscriptions, and the scripts between them."""
+"""One server: a connection for commands, one for subscriptions, and what is said on them."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from hashlib import sha1
-from importlib.resources import files
-from typing import Final, NamedTuple, final
+from typing import Final, TypeAlias, final
 
-from fanwire.errors import ConnectionLost, FanwireError
+from fanwire.errors import ConnectionLost, FanwireError, Unavailable
 from fanwire.messages import Cursor, Receipt, mark_of
 from fanwire.transport import Earliest, HistoryEntry, HistoryPage, Last, Outbound, Sink
 
-from .errors import server_error
-from .names import Names, fresh_epoch, head_cursor, stream_id
+from .errors import is_stale, is_transient, server_error
+from .names import Names, fresh_epoch, head_cursor, split_frame, stream_id
 from .options import RedisOptions
-from .wire import Command, Reply, ServerError, Wire
+from .remembered import Remembered
+from .scripts import HEAD, LOOK, PAGE, PLAIN, PUBLISH, Call, run
+from .subscriber import Subscriber
+from .wire import Reply, ServerError, Wire
 
-__all__ = ("HEAD", "PAGE", "PUBLISH", "Script", "Shard")
+__all__ = ("CALL", "Shard")
 
 CALL: Final = 64
-"""Messages that one call of the script takes: the server does nothing else meanwhile."""
+"""Messages that one call of a script takes: the server does nothing else meanwhile."""
 
-_EPOCHS: Final = 65_536
-"""Channels whose epoch is remembered."""
+_PAGE_BYTES: Final = 4 * 2**20
+"""Bytes after which a page of history ends."""
 
+_REFRESHED: Final = 512
+"""Channels whose expiry is put off together."""
 
-@final
-class Script(NamedTuple):
-    """A script and the digest the server knows it by."""
-
-    source: bytes
-    sha: str
-
-    @classmethod
-    def read(cls, name: str) -> Script:
-        """Read a script of this package."""
-        source = files("fanwire_redis").joinpath(name).read_bytes()
-        return cls(source, sha1(source, usedforsecurity=False).hexdigest())
-
-
-PUBLISH: Final = Script.read("publish.lua")
-HEAD: Final = Script.read("head.lua")
-PAGE: Final = Script.read("page.lua")
-
-
-@final
-class _Live:
-    """A channel that is subscribed."""
-
-    __slots__ = ("channel", "epoch", "generation", "last")
-
-    def __init__(self, channel: str, generation: int) -> None:
-        self.channel = channel
-        self.generation = generation
-        self.epoch = b""
-        """Of the last message, as bytes."""
-        self.last: Cursor | None = None
-        """The position delivery has reached on this connection."""
+Results: TypeAlias = list[Receipt | FanwireError]
 
 
 @final
 class Shard:
     """One server, for as long as both its connections last."""
 
-    def __init__(self, options: RedisOptions, names: Names, sink: Sink, *, sharded: bool, epochs: dict[str, str]) -> None:
+    def __init__(self, options: RedisOptions, names: Names, sink: Sink, *, sharded: bool, remembered: Remembered) -> None:
         self._options = options
         self._names = names
-        self._deliver = sink.deliver
         self._sharded = sharded
         self._publish = "SPUBLISH" if sharded else "PUBLISH"
-        self._epochs = epochs
-        """Channel to the epoch of its stream, as the last publish found it."""
+        self._remembered = remembered
         self._keeps = options.history > 0
         self._ttl = max(1, int(options.ttl * 1000))
-        self._live: dict[bytes, _Live] = {}
-        self._waiting: set[bytes] = set()
-        """Channels whose subscription is to be confirmed."""
-        self._asking: asyncio.Future[None] | None = None
-        self._refusal: ServerError | None = None
-        self._pinging: asyncio.Future[None] | None = None
-        self._pings = 0
+        self._scripts = True
+        """Whether this user may call scripts, as far as is known. Without history it need not."""
+        self.subscriber: Final = Subscriber(sink, sharded=sharded, keeps=self._keeps)
         self.commands: Wire
-        self.pushes: Wire
 
     async def close(self) -> None:
         """Close both connections, as far as they were made."""
-        for wire in (getattr(self, "commands", None), getattr(self, "pushes", None)):
+        for wire in (getattr(self, "commands", None), getattr(self.subscriber, "wire", None)):
             if wire is not None:
                 await wire.close()
 
-    # ------------------------------------------------------------------ scripts
-
-    def _call(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int], *, whole: bool) -> Command:
-        """Make a command that calls a script: by its source where ``whole``, or where this connection has not called it before."""
-        if whole or script.sha not in self.commands.scripts:
-            self.commands.scripts.add(script.sha)
-            return ("EVAL", script.source, len(keys), *keys, *arguments)
-        return ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-
-    async def _run(self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes | str | int]]]) -> list[Reply]:
-        """Call a script several times, in one round trip; a call that finds the script gone is repeated."""
-        replies = await self.commands.send([self._call(script, keys, arguments, whole=False) for keys, arguments in calls], len(calls))
-        gone = [index for index, reply in enumerate(replies) if isinstance(reply, ServerError) and reply.code == "NOSCRIPT"]
-        if gone:
-            again = await self.commands.send([self._call(script, *calls[index], whole=True) for index in gone], len(gone))
-            for index, reply in zip(gone, again, strict=True):
-                replies[index] = reply
-        return replies
+    def _refused(self, reply: ServerError) -> FanwireError:
+        """Return the error for a reply; one that another server would not give ends the connection, so that it is looked for."""
+        error = server_error(reply)
+        if is_stale(reply):
+            self.commands.abort(error)
+        return error
 
     # ------------------------------------------------------------------ publishing
 
-    async def publish_plain(self, messages: Sequence[Outbound]) -> list[Receipt | FanwireError]:
-        """Publish without history."""
-        commands: list[Command] = [(self._publish, self._names.channel(message.channel), message.frame) for message in messages]
-        results: list[Receipt | FanwireError] = []
-        for message, reply in zip(messages, await self.commands.send(commands, len(commands)), strict=True):
-            if isinstance(reply, ServerError):
-                results.append(self._refused(reply))
-            else:
-                results.append(Receipt(message.id, message.channel, message.topic, None, duplicate=False))
-        return results
+    async def publish(self, messages: Sequence[Outbound]) -> Results:
+        """Publish in calls of at most ``CALL`` messages of one channel. Channels go side by side; of one channel a call is made when the one before has been accepted.
 
-    async def publish(self, messages: Sequence[Outbound]) -> list[Receipt | FanwireError]:
-        """Append and publish, one call of the script per channel and ``CALL`` messages.
+        So nothing overtakes, and nothing is accepted behind a message that was refused, whatever the reason was and however soon it is gone.
 
-        A script the server has forgotten cannot let a later call overtake an earlier one: a channel with several calls has them made by source, which always works, and
-        core has no second batch of a channel under way.
+        Raises:
+            ConnectionLost: the connection broke, the server is the wrong one by now, or a part was refused for a reason that passes.
+            Unavailable: nothing was accepted, for a reason that passes.
         """
-        channels: dict[str, list[int]] = {}
-        for index, message in enumerate(messages):
-            channels.setdefault(message.channel, []).append(index)
-        calls: list[tuple[list[int], Command]] = []
-        for channel, indices in channels.items():
-            for begin in range(0, len(indices), CALL):
-                part = indices[begin : begin + CALL]
-                keys, arguments = self._arguments(channel, [messages[index] for index in part])
-                calls.append((part, self._call(PUBLISH, keys, arguments, whole=len(indices) > CALL)))
-        replies = await self.commands.send([command for _, command in calls], len(calls))
         results: list[Receipt | FanwireError | None] = [None] * len(messages)
-        refused: set[str] = set()
-        for (part, command), first in zip(calls, replies, strict=True):
-            channel, reply = messages[part[0]].channel, first
-            if isinstance(reply, ServerError) and reply.code == "NOSCRIPT":
-                (reply,) = await self.commands.send([("EVAL", PUBLISH.source, *command[2:])], 1)
-            if channel in refused:
-                answers: list[Receipt | FanwireError] = [_behind(channel)] * len(part)
-            else:
-                answers = self._receipts(channel, [messages[index] for index in part], reply)
-                if any(isinstance(answer, FanwireError) for answer in answers):
-                    refused.add(channel)
-            for index, answer in zip(part, answers, strict=True):
-                results[index] = answer
+        accepted = self._keeps and any(message.retry for message in messages) and await self._look_back(messages, results)
+        waiting: dict[str, list[int]] = {}
+        for index, message in enumerate(messages):
+            if results[index] is None:
+                waiting.setdefault(message.channel, []).append(index)
+        errors: list[FanwireError] = []
+        newest: dict[str, Receipt] = {}
+        while waiting:
+            parts = [indices[:CALL] for indices in waiting.values()]
+            outcomes = await self._send([[messages[index] for index in part] for part in parts])
+            for channel, part, answers in zip(list(waiting), parts, outcomes, strict=True):
+                for index, answer in zip(part, answers, strict=True):
+                    results[index] = answer
+                rest = waiting.pop(channel)[CALL:]
+                accepted = accepted or isinstance(answers[0], Receipt)
+                if isinstance(answers[-1], Receipt):
+                    newest[channel] = answers[-1]
+                    if rest:
+                        waiting[channel] = rest
+                    continue
+                errors.append(next(answer for answer in answers if isinstance(answer, FanwireError)))
+                for index in rest:
+                    results[index] = _behind(channel)
+        if errors:
+            self._judge(errors, accepted)
+        self._remembered.positions(newest.values())
         return [result for result in results if result is not None]
 
-    def _arguments(self, channel: str, messages: Sequence[Outbound]) -> tuple[list[bytes], list[bytes | str | int]]:
+    async def _look_back(self, messages: Sequence[Outbound], results: list[Receipt | FanwireError | None]) -> bool:
+        """Put into ``results`` what an earlier attempt has brought about; return whether anything.
+
+        Of a channel a prefix was accepted then: up to the last message that is found, all were, also those that history has given up since. Those with an idempotency key are
+        known by it.
+        """
+        retried: dict[str, list[int]] = {}
+        for index, message in enumerate(messages):
+            if message.retry:
+                retried.setdefault(message.channel, []).append(index)
+        calls: list[Call] = [
+            ([self._names.stream(channel)], [self._remembered.place(channel), *(messages[index].id for index in indices)])
+            for channel, indices in retried.items()
+        ]
+        for (channel, indices), reply in zip(retried.items(), await run(self.commands, LOOK, calls), strict=True):
+            failure: FanwireError | None = None
+            ids: list[bytes] = []
+            if isinstance(reply, ServerError):
+                failure = self._refused(reply)
+                if is_stale(reply) or is_transient(reply):
+                    raise failure
+            else:
+                *ids, whole = reply
+                if not whole and not any(ids):
+                    failure = ConnectionLost(
+                        f"redis: the history of channel {channel!r} does not reach back to the first attempt, whose outcome is unknown"
+                    )
+            if failure is not None:
+                for index, message in enumerate(messages):
+                    if message.channel == channel:
+                        results[index] = failure if message.retry else _behind(channel)
+                continue
+            for index, receipt in zip(indices, _accepted([messages[index] for index in indices], ids), strict=True):
+                results[index] = receipt
+        return any(result is not None for result in results)
+
+    def _judge(self, errors: Sequence[FanwireError], accepted: bool) -> None:
+        """Raise if the refusals are to be met by trying the whole batch again."""
+        causes = [error.__cause__ for error in errors]
+        for error, cause in zip(errors, causes, strict=True):
+            if isinstance(cause, ServerError) and is_stale(cause):
+                raise error
+        if all(isinstance(cause, ServerError) and is_transient(cause) for cause in causes):
+            if accepted:
+                raise ConnectionLost(f"{errors[0]} (others of the same batch were accepted)") from errors[0]
+            raise errors[0]
+
+    async def _send(self, parts: Sequence[Sequence[Outbound]]) -> list[Results]:
+        """Publish parts of different channels, each of at most ``CALL`` messages; return what became of each, a prefix of receipts and then errors."""
+        if not self._keeps:
+            return await self._send_plain(parts)
+        replies = await run(self.commands, PUBLISH, [self._arguments(part) for part in parts])
+        return [self._receipts(part, reply) for part, reply in zip(parts, replies, strict=True)]
+
+    def _arguments(self, messages: Sequence[Outbound]) -> Call:
+        channel = messages[0].channel
         keys = [self._names.stream(channel)]
         arguments: list[bytes | str | int] = [
-            self._publish, self._names.channel(channel), self._options.history, self._ttl, self._epochs.get(channel, ""), fresh_epoch(), self._ttl,
+            self._publish, self._names.channel(channel), self._options.history, self._ttl, self._remembered.epochs.get(channel, ""), fresh_epoch(), self._ttl,
         ]  # fmt: skip
-        if all(message.key is None and not message.retry for message in messages):
+        if all(message.key is None for message in messages):
             arguments.append("plain")
             arguments += [mark_of(message.id, None).encode() + b" " + message.frame for message in messages]
             return keys, arguments
@@ -168,149 +170,101 @@ class Shard:
             if message.key is not None:
                 keys.append(self._names.idempotency(channel, message.key))
             payload = mark_of(message.id, message.key).encode() + b" " + message.frame
-            arguments += [payload, message.id, "key" if message.key is not None else "retry" if message.retry else ""]
+            arguments += [payload, message.id, "k" if message.key is not None else ""]
         return keys, arguments
 
-    def _receipts(self, channel: str, messages: Sequence[Outbound], reply: Reply) -> list[Receipt | FanwireError]:
+    def _receipts(self, messages: Sequence[Outbound], reply: Reply) -> Results:
         """Return one result per message from what the script said."""
+        channel = messages[0].channel
         if isinstance(reply, ServerError):
             return [self._refused(reply), *[_behind(channel)] * (len(messages) - 1)]
-        results: list[Receipt | FanwireError] = []
+        results: Results = []
         for message, said in zip(messages, reply, strict=False):
             if said[:1] == b"!":
                 results.append(self._refused(ServerError(said[1:].decode(errors="replace"))))
                 continue
             duplicate = said[:1] == b"="
-            epoch, _, seq = (said[1:] if duplicate else said).decode().partition("-")
-            if not duplicate:
-                self._remember(channel, epoch)
-            cursor = Cursor(epoch, int(seq), mark_of(message.id, message.key))
-            results.append(Receipt(message.id, channel, message.topic, cursor, duplicate))
+            epoch, _, digits = (said[1:] if duplicate else said).decode().partition("-")
+            results.append(Receipt(message.id, channel, message.topic, Cursor(epoch, int(digits), mark_of(message.id, message.key)), duplicate))
+        if results and isinstance(results[0], Receipt) and results[0].cursor is not None:
+            self._remembered.epoch(channel, results[0].cursor.epoch)
         return results + [_behind(channel)] * (len(messages) - len(results))
 
-    def _refused(self, reply: ServerError) -> FanwireError:
-        """Return the error for a reply; one that another server would not give ends the connection, so that it is looked for."""
-        error = server_error(reply)
-        if isinstance(error, ConnectionLost):
-            self.commands.error = error
-            self.commands.abort()
-        return error
+    # ------------------------------------------------------------------ publishing without history
 
-    def _remember(self, channel: str, epoch: str) -> None:
-        epochs = self._epochs
-        if epochs.get(channel) != epoch:
-            if len(epochs) >= _EPOCHS:
-                epochs.clear()
-            epochs[channel] = epoch
+    async def _send_plain(self, parts: Sequence[Sequence[Outbound]]) -> list[Results]:
+        """Publish by a script what is more than a message: a server that refuses one of several commands may accept the next."""
+        if len(parts) == 1 == len(parts[0]) or not self._scripts:
+            return [await self._one_by_one(part) for part in parts]
+        groups = _groups([1 if self._sharded else len(part) for part in parts], 1 if self._sharded else CALL)
+        replies = await run(self.commands, PLAIN, [self._plain_arguments([parts[index] for index in group]) for group in groups])
+        outcomes: list[Results] = []
+        for group, reply in zip(groups, replies, strict=True):
+            for place, index in enumerate(group):
+                if not isinstance(reply, ServerError):
+                    outcomes.append(self._plain_receipts(parts[index], reply[2 * place], reply[2 * place + 1].decode(errors="replace")))
+                elif reply.code == "NOPERM":
+                    self._scripts = False
+                    outcomes.append(await self._one_by_one(parts[index]))
+                else:
+                    outcomes.append(self._plain_receipts(parts[index], 0, str(reply)))
+        return outcomes
 
-    # ------------------------------------------------------------------ receiving
+    def _plain_arguments(self, parts: Sequence[Sequence[Outbound]]) -> Call:
+        arguments: list[bytes | str | int] = [self._publish]
+        for part in parts:
+            arguments += [self._names.channel(part[0].channel), len(part), *[message.frame for message in part]]
+        return [self._names.channel(parts[0][0].channel)] if self._sharded else [], arguments
 
-    def on_push(self, reply: Reply) -> None:
-        """Take what comes on the connection for subscriptions."""
-        if type(reply) is bytes or isinstance(reply, ServerError):
-            self._told(reply)
-            return
-        kind = reply[0]
-        if kind == b"message" or kind == b"smessage":  # noqa: PLR1714 - a set costs twice as much
-            live = self._live.get(reply[1])
-            if live is not None:
-                self._frame(live, reply[2])
-        elif kind in {b"subscribe", b"ssubscribe"}:
-            self._waiting.discard(reply[1])
-            self._told(None)
-        elif kind == b"pong":
-            self._told(b"PONG")
-        elif kind == b"sunsubscribe" and reply[1] in self._live:
-            self.pushes.error = ConnectionLost("redis: the cluster moved a channel to another server")
-            self.pushes.abort()
+    def _plain_receipts(self, messages: Sequence[Outbound], done: int, failure: str) -> Results:
+        channel = messages[0].channel
+        results: Results = [Receipt(message.id, channel, message.topic, None, duplicate=False) for message in messages[:done]]
+        if done < len(messages):
+            results.append(self._refused(ServerError(failure)))
+        return results + [_behind(channel)] * (len(messages) - len(results))
 
-    def _told(self, reply: bytes | ServerError | None) -> None:
-        """Wake who waits for a confirmation, an error or an answer to a ping."""
-        if isinstance(reply, ServerError):
-            self._refusal = reply
-        elif reply is not None:
-            self._pings -= 1
-        if self._asking is not None and not self._asking.done() and (self._refusal is not None or not self._waiting):
-            self._asking.set_result(None)
-        if reply is not None and self._pinging is not None and not self._pinging.done() and not self._pings:
-            self._pinging.set_result(None)
+    async def _one_by_one(self, messages: Sequence[Outbound]) -> Results:
+        """Publish a single message, or for a user who may not call scripts."""
+        done, failure = 0, ""
+        for message in messages:
+            (reply,) = await self.commands.send([(self._publish, self._names.channel(message.channel), message.frame)], 1)
+            if isinstance(reply, ServerError):
+                failure = str(reply)
+                break
+            done += 1
+        return self._plain_receipts(messages, done, failure)
 
-    def _frame(self, live: _Live, message: bytes) -> None:
-        """Hand over ``<epoch>-<n> <mark> <frame>``; what does not look like that is a foreign client's, and has no position."""
-        id, _, rest = message.partition(b" ")
-        epoch, dash, seq = id.partition(b"-")
-        if not dash or rest[8:9] != b" " or not epoch.isdigit() or not seq.isdigit():
-            self._deliver(live.channel, live.generation, message, None, None)
-            return
-        offset = int(seq)
-        last = live.last
-        if last is not None and epoch == live.epoch:
-            name = last.epoch
-            prev = last if last.offset == offset - 1 else Cursor(name, offset - 1)
-        else:
-            live.epoch = epoch
-            name = epoch.decode()
-            # A stream that is new while the connection held: its key expired or was lost, and nothing between the two was published that did not come here.
-            prev = last if last is not None and offset == 1 else Cursor(name, offset - 1)
-        position = live.last = Cursor(name, offset, rest[:8].decode("ascii", "replace"))
-        self._deliver(live.channel, live.generation, rest[9:], position, prev)
+    # ------------------------------------------------------------------ subscribing
 
     async def subscribe(self, channels: Collection[str], generation: int) -> Mapping[str, Cursor | None | FanwireError]:
-        """Subscribe, wait for the confirmations, then look where each channel stands. Core makes one such call at a time."""
+        """Subscribe, wait for the confirmations, then look where each channel stands. Core makes one such call at a time.
+
+        Raises:
+            ConnectionLost: the connection broke first, or the server is the wrong one by now.
+        """
         names = {self._names.channel(channel): channel for channel in channels}
-        for name, channel in names.items():
-            self._live[name] = _Live(channel, generation)
-        answers: dict[str, Cursor | None | FanwireError] = {}
-        if await self._ask(list(names)) is not None:
-            # A server refuses a command as a whole; one by one shows which channels it means.
-            for name, channel in names.items():
-                refusal = await self._ask([name])
-                if refusal is not None:
-                    del self._live[name]
-                    answers[channel] = server_error(refusal)
-        granted = [channel for channel in channels if channel not in answers]
-        return answers | (await self._heads(granted) if self._keeps else dict.fromkeys(granted))
-
-    async def _ask(self, names: Sequence[bytes]) -> ServerError | None:
-        """Ask for channels together; return why that was refused, or ``None``."""
-        self._waiting.update(names)
-        self._refusal = None
-        self._asking = asyncio.get_running_loop().create_future()
-        if self._sharded:
-            self.pushes.write([("SSUBSCRIBE", name) for name in names])  # names of different slots cannot share a command
-        else:
-            self.pushes.write([("SUBSCRIBE", *names)])
+        refused = await self.subscriber.ask(names, generation)
+        answers: dict[str, Cursor | None | FanwireError] = {names[name]: server_error(error) for name, error in refused.items()}
+        granted = {name: channel for name, channel in names.items() if name not in refused}
+        if not self._keeps:
+            return answers | dict.fromkeys(granted.values())
         try:
-            await self.pushes.unless_closed(self._asking)
-        finally:
-            self._waiting.clear()
-            self._asking = None
-        return self._refusal
-
-    async def _heads(self, channels: Sequence[str]) -> dict[str, Cursor | None | FanwireError]:
-        answers: dict[str, Cursor | None | FanwireError] = {}
-        calls: list[tuple[list[bytes], list[bytes | str | int]]] = [
-            ([self._names.stream(channel)], [fresh_epoch(), self._ttl]) for channel in channels
-        ]
-        for channel, reply in zip(channels, await self._run(HEAD, calls), strict=True):
+            heads = await run(self.commands, HEAD, [([self._names.stream(channel)], [fresh_epoch(), self._ttl]) for channel in granted.values()])
+        except BaseException:
+            self.subscriber.leave(granted)
+            raise
+        for (name, channel), reply in zip(granted.items(), heads, strict=True):
             if isinstance(reply, ServerError):
-                answers[channel] = server_error(reply)
-                continue
-            head = answers[channel] = head_cursor(*reply)
-            live = self._live.get(self._names.channel(channel))
-            if live is not None and live.last is None:
-                live.last, live.epoch = head, head.epoch.encode()
+                answers[channel] = self._refused(reply)
+                self.subscriber.leave([name])
+            else:
+                head = answers[channel] = head_cursor(*reply) if reply[0] else None
+                self.subscriber.open(name, generation, head)
         return answers
 
     def unsubscribe(self, channels: Collection[str]) -> None:
         """Stop delivery. The answer is not waited for: late frames find no channel."""
-        names = [self._names.channel(channel) for channel in channels]
-        for name in names:
-            self._live.pop(name, None)
-        if self._sharded:
-            self.pushes.write([("SUNSUBSCRIBE", name) for name in names])
-        else:
-            self.pushes.write([("UNSUBSCRIBE", *names)])
+        self.subscriber.leave([self._names.channel(channel) for channel in channels])
 
     # ------------------------------------------------------------------ history
 
@@ -321,10 +275,10 @@ class Shard:
             FanwireError: the server refused.
         """
         where: str | int = start.n if isinstance(start, Last) else stream_id(start) if isinstance(start, Cursor) else "-"
-        arguments: list[bytes | str | int] = ["last" if isinstance(start, Last) else "from", where, limit]
-        (reply,) = await self._run(PAGE, [([self._names.stream(channel)], arguments)])
+        arguments: list[bytes | str | int] = ["last" if isinstance(start, Last) else "from", where, limit, _PAGE_BYTES]
+        (reply,) = await run(self.commands, PAGE, [([self._names.stream(channel)], arguments)])
         if isinstance(reply, ServerError):
-            raise server_error(reply)
+            raise self._refused(reply)
         newest, payload, stored = reply
         entries = [_entry(id, fields[1]) for id, fields in stored]
         complete = (
@@ -340,26 +294,54 @@ class Shard:
         Raises:
             ConnectionLost: one of them is gone.
         """
-        pinging = self._pinging
-        if pinging is None or pinging.done():
-            pinging = self._pinging = asyncio.get_running_loop().create_future()
-        self._pings += 1
-        self.pushes.write([("PING",)])
-        await self.commands.send([("PING",)], 1)
-        await self.pushes.unless_closed(asyncio.shield(pinging))
+        answer = self.commands.send([("PING",)], 1)
+        await self.subscriber.say(("PING",))
+        await answer
 
     async def refresh(self) -> None:
         """Keep the histories of what is subscribed from expiring: an idle channel that was given up could not be told from one that lost messages."""
-        names = [self._names.stream(live.channel) for live in self._live.values()]
-        for begin in range(0, len(names), 512):
-            part = names[begin : begin + 512]
+        names = [self._names.stream(channel) for channel in self.subscriber.channels]
+        for begin in range(0, len(names), _REFRESHED):
+            part = names[begin : begin + _REFRESHED]
             await self.commands.send([("PEXPIRE", name, self._ttl) for name in part], len(part))
 
 
+def _groups(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Put indices into groups whose sizes make at most ``most`` together, in order."""
+    groups: list[list[int]] = []
+    left = 0
+    for index, size in enumerate(sizes):
+        if not groups or size > left:
+            groups.append([])
+            left = most
+        groups[-1].append(index)
+        left -= size
+    return groups
+
+
+def _accepted(messages: Sequence[Outbound], ids: Sequence[bytes]) -> list[Receipt | None]:
+    """Return receipts of what an earlier attempt with these messages brought about, given the ids of those that history still has."""
+    found: list[Receipt | None] = []
+    epoch, seq = "", 0
+    for message, id in zip(reversed(messages), reversed(ids), strict=True):
+        if id:
+            epoch, _, digits = id.decode().partition("-")
+            seq = int(digits)
+        elif epoch and message.key is None:
+            seq -= 1
+        else:
+            found.append(None)
+            continue
+        found.append(Receipt(message.id, message.channel, message.topic, Cursor(epoch, seq, mark_of(message.id, message.key)), duplicate=False))
+    return found[::-1]
+
+
 def _entry(id: bytes, payload: bytes) -> HistoryEntry:
-    position = head_cursor(id, payload)
-    return HistoryEntry(payload[9:], position, Cursor(position.epoch, position.offset - 1))
+    epoch, _, seq = id.decode().partition("-")
+    mark, frame = split_frame(payload)
+    offset = int(seq)
+    return HistoryEntry(frame, Cursor(epoch, offset, mark), Cursor(epoch, offset - 1))
 
 
 def _behind(channel: str) -> FanwireError:
-    return ConnectionLost(f"redis: not sent, behind a message of channel {channel!r} that was refused")
+    return Unavailable(f"redis: not sent, behind a message of channel {channel!r} that was refused")

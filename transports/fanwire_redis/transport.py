@@ -14,15 +14,17 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 
 from fanwire.capabilities import Capabilities
-from fanwire.errors import ConfigError, ConnectionLost, FanwireError, Internal, Unsupported
+from fanwire.errors import ConfigError, ConnectFailed, ConnectionLost, FanwireError, Internal, Unauthenticated, Unavailable, Unsupported
 from fanwire.messages import Cursor, Receipt
 from fanwire.transport import HistoryPage, HistoryStart, Outbound, Sink, TransportOptions
 
 from .client import Master, deployment_of, open_connection
+from .errors import is_transient
 from .names import Names
 from .options import RedisOptions
+from .remembered import Remembered
 from .shard import Shard
-from .wire import ServerError, Wire, take_over
+from .wire import Command, ServerError, Wire, take_over
 
 __all__ = ("RedisTransport",)
 
@@ -53,9 +55,11 @@ class RedisTransport:
         self._options = options or RedisOptions()
         self._own = client is None
         self._deployment = deployment_of(self._options, client)
-        self._names = Names(self._options.namespace)
+        self._names = Names(self._options.namespace, self._deployment.db)
         self._keeps = self._options.history > 0
-        self._epochs: dict[str, str] = {}
+        self._remembered = Remembered()
+        self._former: list[tuple[str, str, str]] = []
+        """Where the last connections for commands were made to, and what the server called them."""
         self._shards: list[Shard] = []
         self._by_slot: list[Shard] = []
         """The shard of each slot; empty outside of a cluster."""
@@ -101,16 +105,18 @@ class RedisTransport:
         try:
             by_slot: dict[int, Shard] = {}
             for master in await self._deployment.masters():
-                shard = Shard(self._options, self._names, sink, sharded=self._deployment.sharded, epochs=self._epochs)
+                shard = Shard(self._options, self._names, sink, sharded=self._deployment.sharded, remembered=self._remembered)
                 shards.append(shard)
                 await self._open(shard, master, connections)
                 by_slot |= dict.fromkeys((slot for slots in master.slots for slot in slots), shard)
             self._by_slot = [by_slot[slot] for slot in range(_SLOTS)] if by_slot else []
             self._shards = shards
             async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch, [wire for shard in shards for wire in (shard.commands, shard.subscriber.wire)])
                 for shard in shards:
-                    tasks.start_soon(self._watch, shard)
                     tasks.start_soon(self._probe, shard)
+                    if self._keeps:
+                        tasks.start_soon(self._refresh, shard)
                 yield
                 tasks.cancel_scope.cancel()
         finally:
@@ -123,53 +129,86 @@ class RedisTransport:
                 await self._deployment.close()
 
     async def _open(self, shard: Shard, master: Master, connections: list[AbstractConnection]) -> None:
-        connections.append(await open_connection(master.connection, master.where))
+        patience = self._options.probe
+        own = self._options.client_name if self._own else ""
+        name: list[Command] = [("CLIENT", "SETNAME", own)] if own else []
+        connections.append(await open_connection(master.connection, master.where, patience))
         shard.commands = take_over(connections[-1])
-        if self._keeps:
-            await self._check_version(shard.commands, master.where)
-        connections.append(await open_connection(master.connection, master.where))
-        shard.pushes = take_over(connections[-1], shard.on_push)
+        with anyio.move_on_after(patience) as waiting:
+            await self._introduce(shard.commands, name, master.where)
+            connections.append(await open_connection(master.connection, master.where, patience))
+            shard.subscriber.attach(take_over(connections[-1], shard.subscriber.on_push))
+            for command in name:
+                await shard.subscriber.say(command)
+        if waiting.cancelled_caught:
+            raise ConnectFailed(f"redis: {master.where} did not answer within {patience:g} s")
 
-    async def _check_version(self, commands: Wire, where: str) -> None:
-        (reply,) = await commands.send([("INFO", "server")], 1)
-        if isinstance(reply, ServerError):
-            return  # a user who may not ask; the first publish will show
-        facts = dict(line.partition(":")[::2] for line in reply.decode().splitlines() if ":" in line)
+    async def _introduce(self, commands: Wire, name: Sequence[Command], where: str) -> None:
+        """Give the connection its name, have the server drop the one before it, and look whether the server will do.
+
+        What was sent on a connection that broke may still be on its way: run after this connection has looked whether it was, it would be there twice. A user who may do
+        none of this goes without.
+        """
+        kills: list[Command] = [("CLIENT", "KILL", "ID", id, "ADDR", address) for place, id, address in self._former if place == where]
+        asked: list[Command] = [*name, *kills, ("PING",), ("CLIENT", "INFO"), ("INFO", "server"), ("INFO", "replication")]
+        told = await commands.send(asked, len(asked))
+        for answer in told:
+            if isinstance(answer, ServerError) and answer.code == "NOAUTH":
+                raise Unauthenticated(f"redis: {where} wants credentials, and the URL has none: redis://user:password@host") from answer
+        *_, ping, client, server, replication = told
+        if isinstance(ping, ServerError) and is_transient(ping):
+            raise ConnectFailed(f"redis: {where} is not ready: {ping}") from ping
+        self._former = [known for known in self._former if known[0] != where]
+        if not isinstance(client, ServerError):
+            facts = _facts(client.decode(errors="replace").split(), "=")
+            self._former.append((where, facts.get("id", ""), facts.get("addr", "")))
+        if not isinstance(server, ServerError) and (self._keeps or self._deployment.sharded):
+            self._check_server(_facts(server.decode(errors="replace").splitlines(), ":"), where)
+        if self._keeps and not isinstance(replication, ServerError) and b"role:slave" in replication:
+            raise ConnectFailed(f"redis: {where} is a replica at the moment, and takes no writes: the URL has to name a master")
+
+    def _check_server(self, facts: Mapping[str, str], where: str) -> None:
+        if facts.get("redis_mode", facts.get("server_mode")) == "cluster" and not self._deployment.sharded:
+            raise Unsupported(f"redis: {where} is one server of a cluster: use redis+cluster://")
         kind = "valkey" if "valkey_version" in facts else "redis"
         version = facts.get(f"{kind}_version", "0")
         if tuple(int(part) if part.isdecimal() else 0 for part in version.split(".")[:2]) < _NEEDED[kind]:
             needed = " or ".join(f"{name.capitalize()} {major}.{minor}" for name, (major, minor) in _NEEDED.items())
-            raise Unsupported(f"redis: {where} is {kind.capitalize()} {version}; history needs {needed}: upgrade it, or set history=0")
+            raise Unsupported(f"redis: {where} is {kind.capitalize()} {version}; history and clusters need {needed}: upgrade it, or set history=0")
 
-    async def _watch(self, shard: Shard) -> None:
+    async def _watch(self, wires: Sequence[Wire]) -> None:
         """End with the first connection that does."""
-        closed = [asyncio.ensure_future(wire.closed.wait()) for wire in (shard.commands, shard.pushes)]
-        try:
-            await asyncio.wait(closed, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiting in closed:
-                waiting.cancel()
-        broken = shard.commands if shard.commands.closed.is_set() else shard.pushes
+        await asyncio.wait([wire.ended for wire in wires], return_when=asyncio.FIRST_COMPLETED)
+        broken = next(wire for wire in wires if wire.ended.done())
         if isinstance(broken.error, FanwireError):
             raise broken.error
         raise ConnectionLost(f"redis: {self._deployment.where} closed the connection{f': {broken.error}' if broken.error else ''}") from broken.error
 
     async def _probe(self, shard: Shard) -> None:
-        """Find a connection that is half open, and keep what is subscribed from expiring."""
-        refreshed = anyio.current_time()
+        """Find a connection that is half open."""
         while True:
             await anyio.sleep(self._options.probe)
-            with anyio.move_on_after(self._options.probe) as waiting:
-                await shard.ping()
-                if self._keeps and anyio.current_time() - refreshed >= self._options.ttl / 3:
-                    refreshed = anyio.current_time()
-                    await shard.refresh()
-            if waiting.cancelled_caught:
+            if not await self._answers(shard):
                 raise ConnectionLost(f"redis: {self._deployment.where} did not answer a probe within {self._options.probe:g} s")
+            if await self._deployment.moved(shard.commands.connection):
+                raise ConnectionLost(f"redis: {self._deployment.where} is another server now")
+
+    async def _answers(self, shard: Shard) -> bool:
+        for patience in (self._options.probe, self._options.probe / 10):  # the second for when it was this process that had no time
+            with anyio.move_on_after(patience):
+                await shard.ping()
+                return True
+        return False
+
+    async def _refresh(self, shard: Shard) -> None:
+        """Keep what is subscribed from expiring."""
+        while True:
+            await anyio.sleep(max(self._options.ttl / 3, 0.01))
+            await shard.refresh()
 
     def _shard(self, channel: str) -> Shard:
         if not self._shards:
-            raise ConnectionLost("redis: there is no connection")
+            raise Unavailable("redis: there is no connection")
         return self._by_slot[key_slot(self._names.channel(channel))] if self._by_slot else self._shards[0]
 
     def _split(self, channels: Iterable[str]) -> dict[Shard, list[str]]:
@@ -184,18 +223,20 @@ class RedisTransport:
     async def publish(self, batch: Sequence[Outbound], /) -> Sequence[Receipt | FanwireError]:
         """See :class:`fanwire.transport.Transport`."""
         if not self._by_slot:
-            return await self._send(self._shard(""), batch)
+            return await self._shard("").publish(batch)
         parts: dict[Shard, list[int]] = {}
         for index, message in enumerate(batch):
             parts.setdefault(self._shard(message.channel), []).append(index)
         if len(parts) == 1:
-            return await self._send(next(iter(parts)), batch)
+            return await next(iter(parts)).publish(batch)
         results: list[Receipt | FanwireError | None] = [None] * len(batch)
+        failures: list[FanwireError] = []
 
         async def send(shard: Shard, indices: list[int]) -> None:
             try:
-                answers = await self._send(shard, [batch[index] for index in indices])
+                answers = await shard.publish([batch[index] for index in indices])
             except FanwireError as error:
+                failures.append(error)
                 answers = [error] * len(indices)
             for index, answer in zip(indices, answers, strict=True):
                 results[index] = answer
@@ -203,16 +244,35 @@ class RedisTransport:
         async with anyio.create_task_group() as tasks:
             for shard, indices in parts.items():
                 tasks.start_soon(send, shard, indices)
+        if failures:
+            lost = next((failure for failure in failures if isinstance(failure, ConnectionLost)), None)
+            if lost is not None:
+                raise lost
+            if len(failures) == len(parts):
+                raise failures[0]
+            raise ConnectionLost(f"{failures[0]} (others of the same batch were accepted)") from failures[0]
         return [Internal("redis: no answer") if result is None else result for result in results]
-
-    async def _send(self, shard: Shard, batch: Sequence[Outbound]) -> Sequence[Receipt | FanwireError]:
-        return await (shard.publish(batch) if self._keeps else shard.publish_plain(batch))
 
     async def subscribe(self, wanted: Mapping[str, frozenset[str] | None], generation: int, /) -> Mapping[str, Cursor | None | FanwireError]:
         """See :class:`fanwire.transport.Transport`."""
+        parts = self._split(wanted)
+        if len(parts) == 1:
+            ((shard, channels),) = parts.items()
+            return await shard.subscribe(channels, generation)
         answers: dict[str, Cursor | None | FanwireError] = {}
-        for shard, channels in self._split(wanted).items():
-            answers |= await shard.subscribe(channels, generation)
+        failures: list[FanwireError] = []
+
+        async def ask(shard: Shard, channels: list[str]) -> None:
+            try:
+                answers.update(await shard.subscribe(channels, generation))
+            except FanwireError as error:
+                failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for shard, channels in parts.items():
+                tasks.start_soon(ask, shard, channels)
+        if failures:
+            raise failures[0]
         return answers
 
     async def unsubscribe(self, channels: Collection[str], /) -> None:
@@ -239,3 +299,7 @@ class RedisTransport:
         if isinstance(client, kind):
             return client
         raise Unsupported(f"the redis transport has no {kind.__name__}; it has {type(client).__name__}")
+
+
+def _facts(words: Iterable[str], sign: str) -> dict[str, str]:
+    return {name: value for name, _, value in (word.partition(sign) for word in words)}

@@ -47,15 +47,17 @@ class Wire(asyncio.Protocol):
     """One connection. With ``on_push`` it is for subscriptions, and everything that comes goes there."""
 
     def __init__(self, connection: AbstractConnection, on_push: OnPush | None = None) -> None:
-        self._connection = connection
+        self.connection: AbstractConnection = connection
+        """What it was made of."""
         self._on_push = on_push
         self._reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=ServerError)
         self._calls: deque[_Call] = deque()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
-        self._outgoing: list[bytes] = []
-        self.closed: asyncio.Event = asyncio.Event()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        """Done when the connection is gone."""
         self.error: Exception | None = None
+        """Why it went."""
         self.scripts: set[str] = set()
         """Scripts that the server has, as far as this connection knows."""
 
@@ -67,13 +69,13 @@ class Wire(asyncio.Protocol):
     # ------------------------------------------------------------------ sending
 
     def send(self, commands: Iterable[Command], count: int) -> asyncio.Future[list[Reply]]:
-        """Send ``count`` commands together and return their replies; an error reply is a :class:`ServerError` in its place.
-
-        What several callers send within one turn of the event loop goes out as one write.
-        """
+        """Send ``count`` commands together and return their replies; an error reply is a :class:`ServerError` in its place."""
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
-        if self.closed.is_set():
-            future.set_exception(self._lost())
+        if self.ended.done():
+            _fail(future, self.lost())
+            return future
+        if not count:
+            future.set_result([])
             return future
         self._calls.append(_Call(future, count))
         self.write(commands)
@@ -81,28 +83,9 @@ class Wire(asyncio.Protocol):
 
     def write(self, commands: Iterable[Command]) -> None:
         """Send commands that are answered by pushes."""
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.extend(hiredis.pack_command(command) for command in commands)  # type: ignore[arg-type]  # its stub says a tuple of one
-
-    def _flush(self) -> None:
-        data, self._outgoing = b"".join(self._outgoing), []
-        if self._transport is not None and not self.closed.is_set():
-            self._transport.write(data)
-
-    async def unless_closed(self, future: asyncio.Future[None]) -> None:
-        """Wait for ``future``, for as long as the connection lasts.
-
-        Raises:
-            ConnectionLost: it broke first.
-        """
-        closed = self._loop.create_task(self.closed.wait())
-        try:
-            await asyncio.wait((future, closed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            closed.cancel()
-        if not future.done():
-            raise self._lost()
+        if self._transport is not None and not self.ended.done():
+            # At once: core hands over together what is published within one turn of the event loop, and another turn would add to the latency of each message.
+            self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))  # type: ignore[arg-type]  # its stub says a tuple of one
 
     # ------------------------------------------------------------------ receiving
 
@@ -121,8 +104,7 @@ class Wire(asyncio.Protocol):
                 while (reply := take()) is not False:
                     push(reply)
         except Exception as error:  # noqa: BLE001 - a protocol error, or a defect of ours: it must not leave callers waiting
-            self.error = error
-            self.abort()
+            self.abort(error)
 
     def _answer(self, reply: Reply) -> None:
         if not self._calls:
@@ -139,37 +121,45 @@ class Wire(asyncio.Protocol):
         """Tell everybody who waits."""
         if self.error is None:
             self.error = exc
-        self.closed.set()
+        if not self.ended.done():
+            self.ended.set_result(None)
         calls, self._calls = self._calls, deque()
         for call in calls:
             if not call.future.done():
-                call.future.set_exception(self._lost())
-                call.future.exception()  # a caller that was cancelled meanwhile does not ask
+                _fail(call.future, self.lost())
 
-    def _lost(self) -> ConnectionLost:
+    def lost(self) -> ConnectionLost:
+        """Return the error for whoever needs the connection."""
         error = ConnectionLost(f"redis: the connection was lost{f': {self.error}' if self.error else ''}")
         error.__cause__ = self.error
         return error
 
     # ------------------------------------------------------------------ the end
 
-    def abort(self) -> None:
-        """Break the connection."""
+    def abort(self, error: Exception | None = None) -> None:
+        """Break the connection, because of ``error``."""
+        if self.error is None:
+            self.error = error
         if self._transport is not None:
             self._transport.abort()
 
     async def close(self) -> None:
         """Close it, without waiting for replies."""
         self.abort()
-        self._connection._writer = self._connection._reader = None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # its streams are ours since take_over()
+        self.connection._writer = self.connection._reader = None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # its streams are ours since take_over()
         if self._transport is not None:
-            await self.closed.wait()
+            await asyncio.wait((self.ended,))  # unlike awaiting it, this does not cancel it together with the caller
+
+
+def _fail(future: asyncio.Future[list[Reply]], error: ConnectionLost) -> None:
+    future.set_exception(error)
+    future.exception()  # a caller that was cancelled, or waits for something else first, may never ask
 
 
 def take_over(connection: AbstractConnection, on_push: OnPush | None = None) -> Wire:
     """Make a wire of a connection that is connected and idle."""
     writer = connection._writer  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # redis-py has no other way to its socket
-    if writer is None:
+    if writer is None or writer.transport.is_closing():
         raise ConnectionLost("redis: the connection was lost while it was made")
     wire = Wire(connection, on_push)
     wire.attach(writer.transport)

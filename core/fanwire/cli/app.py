@@ -227,7 +227,7 @@ def demo(
     source: Annotated[
         str | None, typer.Option("--input", "-i", metavar="FILE|-", help="Text to stream, in UTF-8; by default fanwire's README.")
     ] = None,
-    url: Annotated[str, typer.Option("--url", metavar="URL", help="Broker to stream over.")] = "memory://",
+    url: Annotated[str, typer.Option("--url", metavar="URL", envvar="FANWIRE_URL", help="Broker to stream over.")] = "memory://",
     rate: Annotated[
         float | None,
         typer.Option(
@@ -272,7 +272,7 @@ def _demo(source: str | None, url: str, rate: float | None, timeout: float, as_j
 
 
 def open_realtime(url: str, timeout: float) -> Realtime:
-    """Make the Realtime the demo works with: the embedded one or that of the URL, whatever is configured."""
+    """Make the Realtime the demo works with: the embedded one or that of the URL, whatever else is configured."""
     from ..realtime import Realtime
 
     return Realtime.from_url(url, timeout=timeout, connect_timeout=timeout)

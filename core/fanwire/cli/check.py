@@ -213,7 +213,7 @@ class _Examination:
                 detail=report.message,
                 code=report.code,
                 diagnosis=diagnosis.kind,
-                remedy=diagnosis.remedy,
+                remedy=None if diagnosis.kind == "unsupported" else diagnosis.remedy,  # which is to run this command
             )
         return Step(name=name, status="ok", seconds=time.perf_counter() - began, detail=detail)
 

@@ -131,12 +131,16 @@ class Continuity:
     suppress them.
     """
 
-    __slots__ = ("_count", "_counters", "_ids", "_keys", "_suppress")
+    __slots__ = ("_count", "_counters", "_ids", "_keys", "_last", "_next", "_publisher", "_suppress")
 
     def __init__(self, capabilities: Capabilities) -> None:
         self._count = capabilities.ordering != "none"
         self._suppress = not capabilities.idempotent_publish
         self._counters: dict[str, int] = {}
+        self._publisher = ""
+        self._last = 0
+        self._next: str | None = None
+        """The id that comes next of ``_publisher``, whose counter is ``_last`` while this is set, whatever ``_counters`` says."""
         self._ids: dict[str, None] = {}
         self._keys: dict[str, None] = {}
 
@@ -147,7 +151,31 @@ class Continuity:
 
     def reset(self) -> None:
         """Forget the counters: what is missing has been announced."""
+        self._next = None
         self._counters.clear()
+
+    def follows(self, id: str) -> bool:
+        """Note ``id`` if it is the very next one of a publisher that is followed; whatever else it is, is for :meth:`check`."""
+        if id == self._next:
+            self._last = n = self._last + 1
+            self._next = f"{self._publisher}.{n + 1}"
+            return True
+        publisher, _, number = id.rpartition(".")
+        self._settle()
+        last = self._counters.get(publisher)
+        if last is None or not number.isdecimal() or int(number[:18]) != last + 1:
+            return False
+        del self._counters[publisher]  # the one that was heard of last is forgotten last
+        self._counters[publisher] = last + 1
+        self._publisher, self._last, self._next = publisher, last + 1, f"{publisher}.{last + 2}"
+        return True
+
+    def _settle(self) -> None:
+        """Enter what :meth:`follows` has counted aside."""
+        if self._next is not None:
+            self._counters.pop(self._publisher, None)
+            self._counters[self._publisher] = self._last
+            self._next = None
 
     def check(self, id: str, key: str | None, by_id: bool) -> tuple[bool, int]:
         """Note a message; return whether it is new, and how many are missing before it.
@@ -167,6 +195,7 @@ class Continuity:
         publisher, _, number = id.rpartition(".")
         if not self._count or not publisher or not number.isdecimal():
             return _note(self._ids, id), 0
+        self._settle()
         n = int(number[:18])
         last = self._counters.pop(publisher, None)
         self._counters[publisher] = n if last is None else max(n, last)

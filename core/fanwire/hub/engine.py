@@ -123,6 +123,7 @@ class Engine:
                 self.connection.on_change += [reconciler.connected, self.lanes.connected]
                 tasks.start_soon(reconciler.run, name="fanwire reconciler")
                 tasks.start_soon(self.lanes.run, tasks, name="fanwire lanes")
+                tasks.start_soon(self.lanes.deadlines.run, name="fanwire deadlines")
                 self._fail(await self.connection.run())
                 tasks.cancel_scope.cancel()
         except Exception as error:

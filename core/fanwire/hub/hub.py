@@ -200,7 +200,7 @@ class Hub:
         self.received += 1
         plain = record.plain
         last = record.position
-        if plain is None or record.phase is not _LIVE or self._follow_ids or not (prev is last or prev == last):
+        if plain is None or record.phase is not _LIVE or not (prev is last or prev == last):
             self._receive(record, frame, position, prev)
             return
         signature, topic, routes = plain
@@ -209,6 +209,9 @@ class Hub:
             self._receive(record, frame, position, prev)
             return
         id, stamp, data = scanned
+        if self._follow_ids and (position is not None or (followed := record.continuity) is None or not followed.follows(id)):
+            self._receive(record, frame, position, prev)
+            return
         record.position = position
         for route in routes:
             schema = route.schema

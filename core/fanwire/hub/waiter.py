@@ -72,8 +72,8 @@ class _TrioWaiter:
 
 def on_trio() -> bool:
     """Tell whether this task runs on trio rather than asyncio, without importing trio."""
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_task())
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)  # another thread may be in the midst of importing it
+    return lowlevel is not None and bool(lowlevel.in_trio_task())
 
 
 def runs_anywhere() -> bool:

@@ -125,7 +125,67 @@ class MarkByPlace(BrokenDelivery):
     sink_type = SinkMarksByPlace
 
 
+class SinkBeginsWithTheLast(ThroughSink):
+    """See :class:`BeginWithTheLast`."""
+
+    def __init__(self, sink: Sink, last: Mapping[str, bytes]) -> None:
+        super().__init__(sink)
+        self.last = last
+        self.due: dict[str, bytes] = {}
+
+    def subscribed(self, channel: str, generation: int, position: Cursor | None, /) -> None:
+        self.sink.subscribed(channel, generation, position)
+        if channel in self.last:
+            self.due[channel] = self.last[channel]
+
+    def deliver(self, channel: str, generation: int, frame: bytes, position: Cursor | None, prev: Cursor | None, /) -> None:
+        if (due := self.due.pop(channel, None)) is not None:
+            self.sink.deliver(channel, generation, due, None, None)
+        self.sink.deliver(channel, generation, frame, position, prev)
+
+
+class BeginWithTheLast(Through):
+    """Delivers to whoever subscribes the last message that it has published there, as a broker does that retains one."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        self.last: dict[str, bytes] = {}
+
+    def around(self, sink: Sink) -> Sink:
+        return SinkBeginsWithTheLast(sink, self.last)
+
+    async def publish(self, batch: Sequence[Outbound], /) -> Sequence[Receipt | FanwireError]:
+        self.last.update((message.channel, message.frame) for message in batch)
+        return await self.transport.publish(batch)
+
+
 # ---------------------------------------------------------------- connecting
+
+
+class SinkTakesHalfForWhole(BrokenSink):
+    """See :class:`TakeHalfForWhole`."""
+
+    last: tuple[str, int, bytes] | None = None
+
+    def broken(self, channel: str, generation: int, frame: bytes, position: Cursor | None, prev: Cursor | None) -> None:
+        self.last = channel, generation, frame
+        self.sink.deliver(channel, generation, frame, position, prev)
+
+
+class TakeHalfForWhole(Through):
+    """Delivers the beginning of a frame, when its connection breaks there, as if it were a frame."""
+
+    @asynccontextmanager
+    async def run(self, sink: Sink, /) -> AsyncGenerator[None]:
+        self.connections += 1
+        noting = SinkTakesHalfForWhole(sink)
+        async with self.transport.run(noting):
+            try:
+                yield
+            finally:
+                if noting.last is not None:
+                    channel, generation, frame = noting.last
+                    sink.deliver(channel, generation, frame[: len(frame) // 2], None, None)
 
 
 class ReconnectInSilence(Through):
@@ -330,6 +390,7 @@ class EndBehindAPage(Through):
 
 
 BROKEN: Final[Mapping[str, type[Through]]] = {
+    "begin with the last": BeginWithTheLast,
     "claim a connection": ClaimAConnection,
     "confirm without a position": ConfirmWithoutAPosition,
     "drop one": DropOne,
@@ -349,6 +410,7 @@ BROKEN: Final[Mapping[str, type[Through]]] = {
     "repeat one": RepeatOne,
     "reverse a batch": ReverseABatch,
     "swap two": SwapTwo,
+    "take half for whole": TakeHalfForWhole,
     "unsubscribe all": UnsubscribeAll,
 }
 """By name."""

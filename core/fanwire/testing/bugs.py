@@ -44,7 +44,7 @@ BUGS: Final[Mapping[str, Bug]] = {
 }
 """By name."""
 
-_MAKERS: Final = ("transport", "absent", "bounded", "plain", "unauthorised")
+_MAKERS: Final = ("transport", "absent", "bounded", "fading", "plain", "unauthorised")
 """Methods of a harness that return a transport."""
 
 

@@ -36,6 +36,9 @@ class Check:
     finds: frozenset[str]
     """Planted bugs (:mod:`fanwire.testing.bugs`), each of which makes it fail: its negative controls."""
 
+    alone: bool
+    """It looks at the whole process, in which nobody else may do anything meanwhile."""
+
     body: Body
 
     def __str__(self) -> str:
@@ -49,15 +52,17 @@ class Check:
 _checks: Final[dict[str, Check]] = {}
 
 
-def check(row: str, *, needs: Collection[str] = (), uses: Collection[str] = (), finds: Collection[str] = ()) -> Callable[[Body], Check]:
-    """Register an async function of a harness as a check; its name and the first line of its docstring are the check's."""
+def check(
+    row: str, *, needs: Collection[str] = (), uses: Collection[str] = (), finds: Collection[str] = (), alone: bool = False
+) -> Callable[[Body], Check]:
+    """Register an async function of a harness as a check; its name and the first line of its docstring are the check's. For the rest see :class:`Check`."""
     unknown = set(uses) - ABILITIES
     if unknown:
         raise ValueError(f"a harness has no {sorted(unknown)}")
 
     def register(body: Body) -> Check:
         purpose = (inspect.getdoc(body) or "").partition("\n")[0]
-        made = Check(row, getattr(body, "__name__", row), purpose, frozenset(needs), frozenset(uses), frozenset(finds), body)
+        made = Check(row, getattr(body, "__name__", row), purpose, frozenset(needs), frozenset(uses), frozenset(finds), alone, body)
         if row in _checks or not purpose:
             raise ValueError(f"row {row} is there already, or has no docstring")
         _checks[row] = made

@@ -20,7 +20,7 @@ __all__ = ("Exchange", "faithful", "up_to_the_end", "works")
 T = TypeVar("T")
 M = TypeVar("M", bound=Message[Any] | RawMessage)  # Any: any payload
 
-_FIRST = 1 / 1_000
+_FIRST = 1 / 5_000
 """Share of the harness's patience that a message is waited for where it may have got lost; twice as long the next time, and so on."""
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
+from ..capabilities import Capabilities
 from ..transport import Transport
 
 __all__ = ("ABILITIES", "Harness")
@@ -24,8 +25,8 @@ class Harness(ABC):
             async def cut(self):
                 await SERVER.kill_connections()
 
-    Where the transport speaks TCP, a :class:`~fanwire.testing.proxy.FaultProxy` between it and the server is all it takes for :meth:`cut`, :meth:`stall`, :meth:`resume` and
-    :meth:`lose_answer` (``proxy.truncate(0)``).
+    Where the transport speaks TCP, a :class:`~fanwire.testing.proxy.FaultProxy` between it and the server is all it takes for :meth:`cut`, :meth:`stall`, :meth:`resume`,
+    :meth:`truncate` and :meth:`lose_answer` (``proxy.truncate(0)``).
 
     Entered before a check and left after it. Everything happens within :attr:`namespace`, so that checks can run side by side on one server. Two harnesses of one
     namespace are two clients of the server that know nothing of each other: what is done to the connections of one does not concern the other.
@@ -55,6 +56,11 @@ class Harness(ABC):
             **options: To be set over the harness's own, such as ``history=10``, if the transport has them.
         """
 
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        """Return what the transport claims; to be overridden where :meth:`transport` works in an entered harness only, since tests are collected before."""
+        return cls("collected").transport().capabilities
+
     async def __aenter__(self) -> Self:
         """Make ready what the check needs, beyond what is shared."""
         return self
@@ -80,12 +86,25 @@ class Harness(ABC):
         """Let the server accept what is published next, and break the connection before its answer comes back."""
         raise NotImplementedError
 
+    async def truncate(self, after_bytes: int, direction: Literal["up", "down"]) -> None:
+        """Break every connection of this harness's transports, when so many more bytes have come through: in the middle of a frame, in general.
+
+        Args:
+            after_bytes: Bytes that still pass, on each connection.
+            direction: On their way to the server (``up``) or from it.
+        """
+        raise NotImplementedError
+
     def plain(self) -> Transport:
         """Return a transport that declares no history; where it never does, the same as :meth:`transport` returns."""
         raise NotImplementedError
 
     def bounded(self, count: int) -> Transport:
         """Return a transport whose history keeps the newest ``count`` messages of a channel, and not many more."""
+        raise NotImplementedError
+
+    def fading(self, seconds: float) -> Transport:
+        """Return a transport whose history of a channel is gone when nothing was published there for ``seconds``."""
         raise NotImplementedError
 
     def absent(self) -> Transport:
@@ -149,6 +168,7 @@ ABILITIES: frozenset[str] = frozenset(
         "absent",
         "bounded",
         "cut",
+        "fading",
         "half_open",
         "inject",
         "lose",
@@ -163,6 +183,7 @@ ABILITIES: frozenset[str] = frozenset(
         "stored",
         "subscriptions",
         "trim",
+        "truncate",
         "unauthorised",
         "url",
     }

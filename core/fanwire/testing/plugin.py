@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from ..realtime import Realtime
     from .recording import Published
 
-__all__ = ("blocking_realtime", "fanwire_url", "published", "pytest_addoption", "pytest_configure", "realtime")
+__all__ = (
+    "blocking_realtime",
+    "fanwire_url",
+    "published",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+    "realtime",
+)
 
 _ASYNCIO, _TRIO = "asyncio", "trio"
 """Names under which pytest-asyncio and pytest-trio are registered, and of their markers."""
@@ -81,6 +90,25 @@ def blocking_realtime(fanwire_url: str, published: Published) -> Generator[Block
 
     with Realtime(recorded(open_transport(fanwire_url), published)).blocking() as blocking:
         yield blocking
+
+
+_PROVEN = pytest.StashKey[list[str]]()
+"""What the conformance suites that workers of pytest-xdist have run have to say; without workers they say it themselves."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:  # Any: a worker of pytest-xdist, which may not be installed
+    """Take what a worker tells of its suites; all workers have collected the same."""
+    if told := getattr(node, "workeroutput", {}).get("fanwire conformance"):
+        node.config.stash[_PROVEN] = told
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print it."""
+    if told := terminalreporter.config.stash.get(_PROVEN, None):
+        terminalreporter.section("fanwire conformance", sep="=")
+        for line in told:
+            terminalreporter.write_line(line)
 
 
 def _runner(request: pytest.FixtureRequest) -> str:

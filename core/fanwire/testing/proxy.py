@@ -336,7 +336,10 @@ class _Connection:
                 except BlockingIOError:
                     await anyio.wait_readable(source)
                     continue
-                await send.send((anyio.current_time() + way.seconds, data))
+                try:
+                    await send.send((anyio.current_time() + way.seconds, data))
+                except anyio.BrokenResourceError:
+                    return  # the other task has found the receiver gone, and is about to end both
                 if not data:
                     return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, cast, final
@@ -16,11 +16,11 @@ import anyio.to_thread
 from ...capabilities import Capabilities, HistoryForm
 from ...codec import ENVELOPE
 from ...errors import AuthError, Closed, ConfigError, ConnectFailed, FanwireError, Timeout, Unavailable, UnknownTransport, Unsupported
-from ...messages import Cursor, GapReason, Receipt, Start
+from ...messages import Cursor, GapReason, Message, Receipt, Start
 from ...realtime import Realtime
 from ...registry import installed, open_transport
 from ...topics import TopicRef
-from ...transport import Outbound, SupportsHistory, Transport
+from ...transport import Outbound, SupportsCopy, SupportsHistory, Transport
 from ..check import check
 from ..exchange import Exchange, up_to_the_end, works
 from ..harness import Harness
@@ -149,7 +149,7 @@ async def _enter(transport: Transport, seconds: float) -> None:
         pass
 
 
-@check("I2", uses={"absent"})
+@check("I2", uses={"absent"}, finds={"claim a connection"})
 async def no_server(harness: Harness) -> None:
     """Where no server is, entering is ConnectFailed within connect_timeout: retryable, and with the client's own error as its cause."""
     seconds = min(0.3, harness.patience)
@@ -159,7 +159,7 @@ async def no_server(harness: Harness) -> None:
     _keeps_its_cause(harness, error)
 
 
-@check("I2b", uses={"unauthorised"})
+@check("I2b", uses={"unauthorised"}, finds={"mistake a refusal"})
 async def refused_credentials(harness: Harness) -> None:
     """Credentials that the server refuses are an AuthError at once, not retried until the time is up, with the client's own error as its cause."""
     with anyio.fail_after(harness.patience):
@@ -424,3 +424,34 @@ async def the_server_knows_keys(harness: Harness) -> None:
         if "history.earliest" in rt.capabilities.names():
             keys = [message.key for message in await rt.history(ROOM.a)]
             expect(keys, ["one", "contested", "three", None], "the keys in history")
+
+
+# ---------------------------------------------------------------------- a second one, in another event loop
+
+
+@check("I9", needs={"confirmed_subscribe", "ordering.publisher"})
+async def a_copy_for_blocking_code(harness: Harness) -> None:
+    """A transport with ``copy()`` serves blocking code on a connection of its own, beside the one it was copied from; without it, ``blocking()`` is a ConfigError."""
+    transport = harness.transport()
+    async with Realtime(transport, timeout=harness.patience, connect_timeout=harness.patience) as rt, rt.subscribe(ROOM.a) as messages:
+        if not isinstance(transport, SupportsCopy) or "asyncio" not in transport.capabilities.async_backends:
+            await _refused("blocking() of a transport without copy()", ConfigError, rt.blocking)
+            return
+        expect(transport.copy().capabilities, transport.capabilities, "the capabilities of a copy")
+        blocking = rt.blocking()
+
+        def converse() -> object:
+            with blocking, blocking.subscribe(ROOM.b) as answers:
+                blocking.publish(ROOM.a, 1)
+                return next(answers).data
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_answer, rt, messages)
+            with anyio.fail_after(harness.patience):
+                expect(await anyio.to_thread.run_sync(converse, abandon_on_cancel=True), 2, "the answer to what blocking code has published")
+        await works(harness, rt, Room(number=3))
+
+
+async def _answer(rt: Realtime, questions: AsyncIterator[Message[int]]) -> None:
+    question = await anext(questions)
+    await rt.publish(ROOM.b, question.data + 1)

@@ -53,7 +53,7 @@ async def ready_means_ready(harness: Harness) -> None:
                 expect(told(await take(messages, 1, harness.patience)), [number], f"what came of message {number}")
 
 
-@check("A3", needs=_SURE)
+@check("A3", needs=_SURE, finds={"begin with the last"})
 async def no_replay_by_default(harness: Harness) -> None:
     """A message published before a channel was first subscribed is not delivered."""
     async with open_realtime(harness) as rt:
@@ -66,7 +66,7 @@ async def no_replay_by_default(harness: Harness) -> None:
                 expect(told(await take(messages, 1, harness.patience)), [1000 + number], "the first message of a new subscription")
 
 
-@check("A4", needs=_SURE)
+@check("A4", needs=_SURE, finds={"drop one", "repeat one"})
 async def fan_out(harness: Harness) -> None:
     """A hundred subscribers, half of them of a second connection, each receive all of a burst, once and in order."""
     room = Room(number=1)
@@ -206,7 +206,9 @@ async def many_channels(harness: Harness) -> None:
             found = await take(messages, 1000, 3 * harness.patience)
             expect({message.channel: message.data for message in found}, {room.name: room.number for room in rooms}, "what each channel delivered")
         await until_async(harness.subscriptions, before, "channels the server delivers when nobody wants any", harness.patience)
-        expect(rt.stats().channels, 0, "channels the Realtime keeps")
+        await until(
+            lambda: rt.stats().channels == 0, "the Realtime keeps no channel", harness.patience
+        )  # the server's answer may still be on its way
 
 
 @check("A9", needs=_SURE)
@@ -230,7 +232,7 @@ async def concurrent_subscribes_to_one_channel(harness: Harness) -> None:
         await until(lambda: seen == 100, "all have received it", harness.patience)
 
 
-@check("A10", needs=_SURE)
+@check("A10", needs=_SURE, finds={"drop one"})
 async def subscribe_and_unsubscribe_storm(harness: Harness) -> None:
     """Two thousand subscriptions that come and go at random on twenty channels miss nothing while they are there, nor do those that stay."""
     dice = random.Random(harness.namespace)
@@ -283,7 +285,7 @@ async def subscribe_and_unsubscribe_storm(harness: Harness) -> None:
         tasks.cancel_scope.cancel()
 
 
-@check("A11", needs=_SURE)
+@check("A11", needs=_SURE, finds={"drop one"})
 async def self_delivery(harness: Harness) -> None:
     """A publisher's own subscription receives what it publishes, like everybody's."""
     room = Room(number=1)

@@ -197,7 +197,7 @@ async def subscribe_while_disconnected(harness: Harness) -> None:
 @check("F5", needs=_SURE, uses={"cut"}, finds={"forget a resubscribe"})
 async def all_resubscribed(harness: Harness) -> None:
     """A thousand channels all deliver again behind two cuts of which the second comes while they are being subscribed again."""
-    rooms = [Room(number=number) for number in range(1000)]
+    rooms = [Room(number=number) for number in range(min(1000, harness.crowd))]
     async with pair(harness, buffer=100_000) as (rt, far, _), rt.subscribe(*(room.a for room in rooms)).with_gaps() as messages:
         sources = [Source(far, room.a) for room in rooms]
         before = rt.stats().connections
@@ -379,3 +379,26 @@ async def cut_all_the_time(harness: Harness) -> None:
             over = True
         found += await follow(messages, source, harness.patience)
         whole(found, source)
+
+
+@check("F11", needs=_SURE, uses={"truncate"}, finds={"forget a resubscribe", "take half for whole"})
+async def cut_in_mid_frame(harness: Harness) -> None:
+    """Of a connection that breaks in the middle of a frame, on its way to a subscriber or to the server, nobody sees a part: a message comes whole and once, or its loss is told."""
+    room = Room(number=1)
+    async with pair(harness) as (rt, far, _), rt.subscribe(room.a).with_gaps() as messages, far.subscribe(room.b).with_gaps() as witness:
+        source, own = Source(far, room.a), Source(rt, room.b)
+        found: list[object] = []
+        seen: list[object] = []
+        for after_bytes in (1, 40, 333, 1500, 4000):
+            made = rt.stats().connections
+            await harness.truncate(after_bytes, "down")
+            await source.publish(60)
+            found += await follow(messages, source, harness.patience)
+            await harness.truncate(after_bytes, "up")
+            await own.publish(60)
+            await own.publish_each(3)
+            seen += await follow(witness, own, harness.patience)
+            confirmed(rt.stats().connections > made or made == 1, f"no connection was broken behind {after_bytes} bytes")
+        _check_story(found, source, rt.capabilities)
+        audit(seen, own)
+        expect((rt.stats().invalid, far.stats().invalid), (0, 0), "frames that could not be understood")

@@ -15,7 +15,7 @@ from ...topics import Outgoing, TopicRef
 from ..check import check
 from ..harness import Harness
 from ..outage import Slow, Source, audit, beside, deep, follow, follow_all, gaps_of, opened, pair, read_up_to, refused, sound, whole
-from ..tools import Room, account, confirmed, expect, open_realtime, take, told, upto
+from ..tools import Room, account, confirmed, expect, open_realtime, take, told, until_async, upto
 
 __all__ = ()
 
@@ -347,6 +347,31 @@ async def history_bounds(harness: Harness) -> None:
                 expect(told(await _history(rt, room.a)), list(range(source.next - kept, source.next)), "what history has")
                 for n in (1, 5, 20):
                     expect(told(await _history(rt, room.a, start=Start.last(n))), list(range(max(0, source.next - n), source.next)), f"the last {n}")
+
+
+@check("G4b", needs={"history.earliest", *_RESUMES}, uses={"fading"}, finds={"trust any cursor"})
+async def history_fades(harness: Harness) -> None:
+    """The history of a channel where nothing is published, and which nobody subscribes, is gone after its time: nothing is resumed behind what it had, and life goes on."""
+    room = Room(number=1)
+    async with opened(harness, harness.fading(0.1)) as rt:
+        source = Source(rt, room.a)
+        await source.publish(5)
+
+        async def left() -> int:
+            return len(await _history(rt, room.a))
+
+        await until_async(left, 0, "messages in history", harness.patience)
+        if harness.can("stored"):
+            await until_async(lambda: harness.stored(room.name), 0, "messages that the server keeps", harness.patience)
+        behind = Start.after(_cursors(source)[0])
+        with refused(CursorExpired, "reading behind what history does not have any more"):
+            await rt.history(room.a, start=behind)
+        with refused(CursorExpired, "subscribing behind what history does not have any more"):
+            async with rt.subscribe(room.a, start=behind):
+                pass
+        async with rt.subscribe(room.a).with_gaps() as messages:
+            await source.publish(3)
+            whole(await upto(messages, source.last, harness.patience), source, 5)
 
 
 @check("G6", needs={"history.earliest", *_RESUMES}, finds={"hide the newest", "end behind a page"})

@@ -22,7 +22,7 @@ __all__ = ()
 ROOM = Room(number=1)
 
 
-@check("D11", finds={"leave a socket", "leave a thread"})
+@check("D11", finds={"leave a socket", "leave a thread"}, alone=True)
 async def nothing_is_left(harness: Harness) -> None:
     """Ten lifetimes with all that one does leave no task, thread, socket, file or subscription at the server."""
     async with no_leaks(harness, seconds=harness.patience):
@@ -55,7 +55,7 @@ async def _visit_many(harness: Harness, rt: Realtime, numbers: range) -> None:
             confirmed(all(message.channel == Room(number=message.data).name for message in found), "a message came on another channel than its own")
 
 
-@check("D12", finds={"forget to unsubscribe"})
+@check("D12", finds={"forget to unsubscribe"}, alone=True)
 async def ten_thousand_channels(harness: Harness) -> None:
     """Ten thousand channels in and out, one by one in crowds and by the hundred, leave nothing here nor at the server."""
     many = harness.crowd
@@ -109,7 +109,7 @@ async def _left(harness: Harness, before: Snapshot) -> str:
     return "; ".join(now.beyond(before)) if more or now.subscriptions > before.subscriptions else ""
 
 
-@check("D13", finds={"forget to unsubscribe"})
+@check("D13", finds={"forget to unsubscribe"}, alone=True)
 async def cancelled_subscribing(harness: Harness) -> None:
     """Subscribing to one channel and to many, cancelled at every await point, leaves nothing here nor at the server."""
 
@@ -120,7 +120,7 @@ async def cancelled_subscribing(harness: Harness) -> None:
     await _everywhere(harness, subscribe)
 
 
-@check("D14", finds={"drop one"})
+@check("D6", finds={"drop one"}, alone=True)
 async def cancelled_publishing(harness: Harness) -> None:
     """Publishing, cancelled at every await point: each message is absent or whole, what was acknowledged arrives once and in order, and no loss is told."""
     acknowledged: list[int] = []
@@ -147,7 +147,7 @@ async def cancelled_publishing(harness: Harness) -> None:
             expect(messages.stats().gaps, 0, "losses that were told")
 
 
-@check("D15", finds={"never let go"})
+@check("D15", finds={"never let go"}, alone=True)
 async def cancelled_iterating(harness: Harness) -> None:
     """Iterating in every form, cancelled at every await point, leaves nothing."""
 
@@ -210,7 +210,7 @@ async def _cancel_after(turns: int, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-@check("D16", needs={"history.earliest"})
+@check("D16", needs={"history.earliest"}, finds={"never let go"}, alone=True)
 async def cancelled_reading_history(harness: Harness) -> None:
     """Reading history, and subscribing with it, cancelled at every await point, leaves nothing."""
 
@@ -225,7 +225,7 @@ async def cancelled_reading_history(harness: Harness) -> None:
     await _everywhere(harness, read, history=100)
 
 
-@check("D17", finds={"leave a socket"})
+@check("D17", finds={"leave a socket"}, alone=True)
 async def cancelled_lifetimes(harness: Harness) -> None:
     """Connecting, working and closing, cancelled at every await point, leaves no task, thread, socket or subscription at the server."""
 
@@ -239,7 +239,7 @@ async def cancelled_lifetimes(harness: Harness) -> None:
         await cancelled_everywhere(live, seconds=2 * harness.patience)
 
 
-@check("D17b")
+@check("D17b", finds={"leave a socket"}, alone=True)
 async def cancelled_closing(harness: Harness) -> None:
     """Closing with publishes under way, cancelled at every await point: it is closed all the same, nobody waits for a publish, and nothing is left."""
     outcomes: list[object] = []

@@ -234,7 +234,7 @@ async def _in_its_body(messages: Subscription[Message[Any]], way: str) -> None: 
 _WAYS = ("exception", "iterating", "batches", "waiting")
 
 
-@check("D2", finds={"never let go"})
+@check("D2", finds={"never let go"}, alone=True)
 async def cancelling_consumers_is_clean(harness: Harness) -> None:
     """Two hundred consumers that are cancelled, or raise, leave no task and no complaint, and their neighbours miss nothing."""
     async with open_realtime(harness, linger=0.0) as rt, rt.subscribe(ROOM.a) as messages:

@@ -107,7 +107,7 @@ async def weird_channel_names(harness: Harness) -> None:
     expect([(message.channel, message.reason) for message in invalid], [], "messages that reached a channel which is not theirs")
 
 
-@check("C2b")
+@check("C2b", finds={"mangle text"})
 async def weird_topic_names(harness: Harness) -> None:
     """Every legal topic name is a topic of its own within its channel."""
     async with open_realtime(harness) as rt:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from ...capabilities import Capabilities
 from ...messages import GapReason, Start
 from ...transport import Transport
@@ -17,19 +19,24 @@ _SEVERAL_PAGES = 600
 """Messages that are more than are read at once."""
 
 
-@check("G5", needs=_RESUMES, uses={"cut"}, finds={"no repair", "end behind a page"})
-async def repair_over_several_pages(harness: Harness) -> None:
-    """An outage of several pages is repaired although publishing goes on between any two steps of the repair, and what comes live meanwhile waits for its turn."""
+async def _repair(harness: Harness, meanwhile: Callable[[Slow, Source], Awaitable[None]]) -> Slow:
+    """Miss several pages in an outage, and see that all of it comes, whatever happens around each page that the repair reads.
+
+    Args:
+        harness: The harness.
+        meanwhile: Awaited before each page is read, and before it is handed over.
+
+    Returns:
+        What came between: it has counted the pages.
+    """
     room = Room(number=1)
-
-    async def meanwhile() -> None:
-        if source.next < _SEVERAL_PAGES + 100:
-            await source.publish(2)
-
     slow: list[Slow] = []
 
+    async def happen() -> None:
+        await meanwhile(slow[0], source)
+
     def around(transport: Transport) -> Slow:
-        slow.append(Slow(transport, meanwhile))
+        slow.append(Slow(transport, happen))
         return slow[0]
 
     async with pair(harness, deep, around=around, buffer=2000) as (rt, far, clock), rt.subscribe(room.a).with_gaps() as messages:
@@ -43,39 +50,36 @@ async def repair_over_several_pages(harness: Harness) -> None:
         clock.release()
         found += await follow(messages, source, harness.patience)
         whole(found, source)
-        confirmed(slow[0].pages >= 3, "it was repaired from one page")
+    return slow[0]
+
+
+@check("G5", needs=_RESUMES, uses={"cut"}, finds={"no repair", "end behind a page"})
+async def repair_over_several_pages(harness: Harness) -> None:
+    """An outage of several pages is repaired although publishing goes on between any two steps of the repair, and what comes live meanwhile waits for its turn."""
+
+    async def publish(slow: Slow, source: Source) -> None:
+        del slow
+        if source.next < _SEVERAL_PAGES + 100:
+            await source.publish(2)
+
+    slow = await _repair(harness, publish)
+    confirmed(slow.pages >= 3, "it was repaired from one page")
 
 
 @check("G5b", needs=_RESUMES, uses={"cut"}, finds={"no repair", "end behind a page"})
 async def repair_that_is_cut_off(harness: Harness) -> None:
     """A repair whose connection breaks between two pages goes on with the next connection, where it was."""
-    room = Room(number=1)
     cuts = 3
 
-    async def meanwhile() -> None:
+    async def cut(slow: Slow, source: Source) -> None:
         nonlocal cuts
-        if cuts and slow[0].pages > 1:
+        del source
+        if cuts and slow.pages > 1:
             cuts -= 1
             await harness.cut()
 
-    slow: list[Slow] = []
-
-    def around(transport: Transport) -> Slow:
-        slow.append(Slow(transport, meanwhile))
-        return slow[0]
-
-    async with pair(harness, deep, around=around, buffer=2000) as (rt, far, clock), rt.subscribe(room.a).with_gaps() as messages:
-        source = Source(far, room.a)
-        await source.publish(3)
-        found = await upto(messages, source.last, harness.patience)
-        clock.hold()
-        await harness.cut()
-        for _ in range(6):
-            await source.publish(100)
-        clock.release()
-        found += await follow(messages, source, harness.patience)
-        whole(found, source)
-        expect(cuts, 0, "cuts that are left")
+    await _repair(harness, cut)
+    expect(cuts, 0, "cuts that are left")
 
 
 @check("G7", needs=_RESUMES, uses={"cut", "trim"}, finds={"swallow gaps", "trust any cursor"})

@@ -6,7 +6,7 @@ From the command line, by seeds and without any test framework::
 
 As a test, where hypothesis draws the plans and shrinks those that fail::
 
-    MEANS = means_of(MyHarness, MyHarness("any").transport().capabilities)
+    MEANS = means_of(MyHarness, MyHarness.capabilities())
 
 
     @given(plans(MEANS))

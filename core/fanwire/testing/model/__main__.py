@@ -12,7 +12,7 @@ from ..harness import Harness
 from .runner import ModelFailure
 from .soak import Loop, run_seeds
 
-__all__ = ("main",)
+__all__ = ("LOOPS", "main", "named_harness")
 
 LOOPS = {"asyncio": Loop("asyncio", {"use_uvloop": False}), "uvloop": Loop("asyncio", {"use_uvloop": True}), "trio": Loop("trio")}
 
@@ -23,18 +23,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("harness", help="a subclass of fanwire.testing.harness.Harness, as module:name")
     parser.add_argument("--seeds", type=int, default=1000, metavar="N", help="how many plans (1000)")
     parser.add_argument("--first", type=int, metavar="S", help="the first seed; drawn by default, and printed")
+    parser.add_argument("--seconds", type=float, metavar="S", help="after which no further plan begins, on each loop")
     parser.add_argument("--loop", choices=[*LOOPS], action="append", help="event loop, may be given several times (asyncio)")
     parser.add_argument("--most", type=int, default=1, metavar="N", help="failures after which to stop (1)")
     parser.add_argument("--whole", action="store_true", help="do not make a plan that fails smaller")
     given = parser.parse_args(arguments)
-    harness = _harness(parser, given.harness)
+    harness = named_harness(parser, given.harness)
     first = random.SystemRandom().randrange(10**9) if given.first is None else given.first
     failed = 0
     for name in given.loop or ["asyncio"]:
         if name != "asyncio" and importlib.util.find_spec(name) is None:
             parser.error(f"{name} is not installed")
         print(f"{given.harness} on {name}: seeds {first} to {first + given.seeds - 1}", flush=True)  # noqa: T201 - it is a command
-        report = run_seeds(harness, range(first, first + given.seeds), loop=LOOPS[name], most=given.most, small=not given.whole, tell=_tell)
+        report = run_seeds(
+            harness, range(first, first + given.seeds), loop=LOOPS[name], seconds=given.seconds, most=given.most, small=not given.whole, tell=_tell
+        )
         failed += len(report.failed)
         print(f"{report.run} plans in {report.seconds:.0f} s, {len(report.failed)} failed", flush=True)  # noqa: T201 - as above
         for seed in report.failed:
@@ -42,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     return int(failed > 0)
 
 
-def _harness(parser: argparse.ArgumentParser, name: str) -> type[Harness]:
+def named_harness(parser: argparse.ArgumentParser, name: str) -> type[Harness]:
+    """Return the harness that is named ``module:name`` on a command line."""
     module, _, attribute = name.partition(":")
     try:
         found: object = getattr(importlib.import_module(module), attribute or "Harness")

@@ -69,6 +69,7 @@ def run_seeds(
     seeds: Iterable[int],
     *,
     loop: Loop = _ASYNCIO,
+    seconds: float | None = None,
     most: int = 1,
     small: bool = True,
     tell: Callable[[int, ModelFailure | None], None] | None = None,
@@ -79,6 +80,7 @@ def run_seeds(
         harness: The transport's.
         seeds: Each stands for a plan.
         loop: Which event loop.
+        seconds: After which no further plan begins.
         most: Failures after which to stop.
         small: Whether to look for the smallest part of a plan that still fails.
         tell: Called behind each seed.
@@ -86,11 +88,13 @@ def run_seeds(
     Returns:
         What became of them.
     """
-    means = means_of(harness, harness("any").transport().capabilities)
+    means = means_of(harness, harness.capabilities())
     begin = time.monotonic()
     failed: dict[int, ModelFailure] = {}
     count = 0
     for seed in seeds:
+        if seconds is not None and time.monotonic() - begin > seconds:
+            break
         count += 1
         random.seed(seed)  # what core draws: pauses between attempts to connect
         failure = _failure(harness, plan_of(seed, means), loop, f"seed {seed}")

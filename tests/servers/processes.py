@@ -1,0 +1,88 @@
+"""Real servers as ordinary processes: on loopback, on free ports, with throw-away data, gone when the tests end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+__all__ = ("Process", "free_ports", "installable", "installed")
+
+
+def free_ports(count: int = 1, *, below: int = 65_536) -> list[int]:
+    """Return ports that nobody listens on. All are held until the last is found, so that no two are the same."""
+    sockets: list[socket.socket] = []
+    try:
+        while len(sockets) < count:
+            made = socket.socket()
+            sockets.append(made)
+            made.bind(("127.0.0.1", 0))
+            if made.getsockname()[1] >= below:
+                sockets.pop().close()
+        return [made.getsockname()[1] for made in sockets]
+    finally:
+        for made in sockets:
+            made.close()
+
+
+def installable(program: str) -> bool:
+    """Tell whether a program is there, or can be installed: by root on Debian."""
+    return shutil.which(program) is not None or (hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get") is not None)
+
+
+def installed(program: str, package: str) -> str | None:
+    """Return the path of a program; where it is missing and can be installed, install its package first."""
+    found = shutil.which(program)
+    if found is None and installable(program):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", package]):
+            subprocess.run(command, env=environment, timeout=300, check=False, capture_output=True)
+        found = shutil.which(program)
+    return found
+
+
+class Process:
+    """One server process, which can be stopped, killed, paused, and started again."""
+
+    def __init__(self, command: Sequence[str | Path], log: Path, ready: Callable[[], bool]) -> None:
+        self.command = [str(part) for part in command]
+        self.log = log
+        self._ready = ready
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, patience: float = 20.0) -> None:
+        """Start it, and return when it is ready."""
+        assert self._process is None, "it runs already"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + patience
+        while not self._ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop(signal.SIGKILL)
+                raise RuntimeError(f"{self.command[0]} did not start; its log ends with:\n{self.log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.01)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM, patience: float = 20.0) -> None:
+        """End it, and return when it has ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        deadline = time.monotonic() + patience
+        while process.poll() is None:
+            # Again and again: a server that is busy with something may refuse to end, and forget that it was asked.
+            process.send_signal(how if time.monotonic() < deadline else signal.SIGKILL)
+            if how is not signal.SIGKILL:
+                process.send_signal(signal.SIGCONT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, such as SIGSTOP to pause it."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(number)
