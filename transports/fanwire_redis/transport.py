@@ -137,7 +137,7 @@ class RedisTransport:
         with anyio.move_on_after(patience) as waiting:
             await self._introduce(shard.commands, name, master.where)
             connections.append(await open_connection(master.connection, master.where, patience))
-            shard.subscriber.attach(take_over(connections[-1], shard.subscriber.on_push))
+            shard.subscriber.attach(take_over(connections[-1], shard.subscriber.on_pushes))
             for command in name:
                 await shard.subscriber.say(command)
         if waiting.cancelled_caught:

@@ -19,7 +19,7 @@ __all__ = ("Command", "Reply", "ServerError", "Wire", "take_over")
 
 Command: TypeAlias = tuple[bytes | str | int, ...]
 Reply: TypeAlias = Any  # Any: what hiredis makes of a reply depends on the command
-OnPush: TypeAlias = Callable[[Reply], None]
+OnPush: TypeAlias = Callable[[list[Reply]], None]
 
 
 class ServerError(Exception):
@@ -101,8 +101,10 @@ class Wire(asyncio.Protocol):
                     if type(reply) is not hiredis.PushNotification:  # what the server tells clients of its newer protocol by itself
                         self._answer(reply)
             else:
+                replies: list[Reply] = []
                 while (reply := take()) is not False:
-                    push(reply)
+                    replies.append(reply)
+                push(replies)
         except Exception as error:  # noqa: BLE001 - a protocol error, or a defect of ours: it must not leave callers waiting
             self.abort(error)
 

@@ -145,7 +145,7 @@ class Job(Generic[T]):
         return visit
 
     def begin(self, portal: Portal) -> None:
-        """Start the task."""
+        """Start the task. It belongs to this job, and the portal keeps the job until it has ended: a task group would have to be entered by each, for what takes microseconds."""
         self._task = asyncio.get_running_loop().create_task(self._drive(portal), name="fanwire blocking call")
 
     async def _drive(self, portal: Portal) -> None:

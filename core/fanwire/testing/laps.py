@@ -148,9 +148,9 @@ class _Crowd(Generic[T]):
                         stamps.append(time.perf_counter())
                         if not every:
                             kept.append(message)
+                        self.last = stamps[-1]
                         self.bursts += 1
                         if self.bursts in self._wanted:
-                            self.last = stamps[-1]
                             self._wanted.pop(self.bursts).set()
         finally:
             self.counts.append(count)
