@@ -119,7 +119,7 @@ class PageRun:
         with ExitStack() as stack:
             stack.callback(_forget_modules, set(sys.modules))
             stack.enter_context(patch.dict(os.environ, _ENVIRONMENT))
-            for name in [name for name in os.environ if name.startswith("FANWIRE_")]:
+            for name in [name for name in os.environ if name.startswith("FANWIRE_") or name == "PYTEST_ADDOPTS"]:
                 del os.environ[name]
             stack.enter_context(patch.object(sys, "path", [str(self.directory), *sys.path]))
             stack.enter_context(chdir(self.directory))

@@ -103,7 +103,7 @@ async def test_an_authority_that_did_not_sign_is_refused(tls: RedisServer, tmp_p
 
 @pytest.mark.anyio
 async def test_a_certificate_of_another_host_is_refused(tls: RedisServer, certificates: tuple[Path, Path, Path]) -> None:
-    await refused(f"rediss://127.0.0.2:{tls.port}?tls_ca={certificates[0]}", ConnectFailed, "127.0.0.2", seconds=0.5)
+    await refused(f"rediss://127.0.0.2:{tls.port}?tls_ca={certificates[0]}", ConnectFailed, "127.0.0.2", seconds=1.5)
 
 
 @pytest.mark.anyio
@@ -118,7 +118,7 @@ async def test_a_certificate_of_the_client(certificates: tuple[Path, Path, Path]
     with running(*tls_arguments(certificates), "--tls-auth-clients", "yes") as own:
         async with opened(f"rediss://127.0.0.1:{own.port}?tls_ca={ca}&tls_cert={certificate}&tls_key={key}") as rt:
             await works(rt)
-        await refused(f"rediss://127.0.0.1:{own.port}?tls_ca={ca}", ConnectFailed, seconds=0.5)
+        await refused(f"rediss://127.0.0.1:{own.port}?tls_ca={ca}", ConnectFailed, seconds=1.5)
 
 
 @pytest.mark.anyio
@@ -339,7 +339,7 @@ async def test_sentinels_with_a_password(watched: str) -> None:
         await works(rt)
     await refused(f"redis+sentinel://:master%27s@{watched}/themaster", Unauthenticated, "sentinel", "sentinel_password")
     await refused(f"redis+sentinel://:wrong@{watched}/themaster?sentinel_password=sentinels", Unauthenticated)
-    await refused(f"redis+sentinel://:master%27s@{watched}/another?sentinel_password=sentinels", ConnectFailed, "another", seconds=0.5)
+    await refused(f"redis+sentinel://:master%27s@{watched}/another?sentinel_password=sentinels", ConnectFailed, "another", seconds=1.5)
 
 
 @pytest.mark.anyio
