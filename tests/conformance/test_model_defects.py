@@ -7,8 +7,12 @@ import pytest
 
 from fanwire import Gap, Realtime, Start, Subscription
 from fanwire.messages import GapReason, Message
+from fanwire.testing.model import Plan, run_plan
+from fanwire.testing.model.__main__ import LOOPS
 from fanwire.testing.model.network import HurriedClock
+from fanwire.testing.model.steps import Drain, Interest, Join, Restart, Turns
 from fanwire.testing.tools import Room
+from tests.conformance.model_toys import Quick
 from tests.rules.support import ToyWithHistory, frame_of, settle, until
 
 pytestmark = pytest.mark.anyio
@@ -104,3 +108,11 @@ async def test_a_join_does_not_read_without_end_towards_messages_that_were_lost(
             await until(lambda: broker.attempts == 2, "there is another connection")
             go_on.set()
         assert len(broker.reads) < 2_000, f"it reads history without end: {len(broker.reads):,} times in a second"
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_the_seam_holds_behind_a_gap_comes_before_what_follows_in_the_log(loop: str) -> None:
+    """The last gap of a log is yielded out of what a join has sifted, and the message behind it is still there when iterating takes up the log again."""
+    interests = (Interest(2, "a"), Interest(0, "a"), Interest(1, "ab"))
+    join = Join(3, 1, interests, "beginning", 3, 1024, "iterate", None)
+    run_plan(Quick, Plan((join, Turns(9), Restart(keep=False), Drain(), Restart(keep=False))), loop=LOOPS[loop])

@@ -183,7 +183,7 @@ class Continuity:
         Args:
             id: ``<publisher>.<n>``, or ``""`` of a foreign publisher.
             key: Its idempotency key.
-            by_id: Whether ids are to be trusted, because the stream is live and positions carry no links.
+            by_id: Whether ids are to be trusted, because positions carry no links.
         """
         # The number first: one that is suppressed by its key is no hole.
         new, missed = self._by_id(id) if by_id and id else (True, 0)

@@ -442,8 +442,8 @@ class Hub:
         """Drop repeats and announce holes that only ids show; return whether the message is to be handed on."""
         if record.continuity is None:
             record.continuity = Continuity(self.capabilities)
-        new, missed = record.continuity.check(id, key, live and self._links == "none")
-        if missed:
+        new, missed = record.continuity.check(id, key, self._follow_ids)
+        if missed and live:  # what is missing in history was announced by whoever read it
             self.announce(record, GapReason.HOLE, missed)
         if not new:
             self.duplicates += 1

@@ -143,11 +143,24 @@ class _Oracle:
         broken = any(one.tick < tick < other.tick for tick in self.account.breaks.get(visit.realtime, ()))
         return self.capabilities.links == "none" and self.ordering != "none" and broken
 
+    def _again(self, sent: Sent) -> bool:
+        """Tell whether the broker may have stored a message twice: it was not answered before the connection broke, and was sent again."""
+        if self.capabilities.idempotent_publish or self.capabilities.links != "none":
+            return False
+        end = sent.ended if sent.outcome == "accepted" else math.inf
+        return any(sent.begun < tick < end for tick in self.account.breaks.get(sent.realtime, ()))
+
     def _order(self, seen: Sequence[_Seen]) -> Iterator[str]:
-        """Messages behind one that has to come later."""
+        """Messages behind one that has to come later. Of a message that comes again only the first counts: whether it may is another question."""
         if self.ordering == "none":
             return
+        first: dict[int, _Seen] = {}
+        for one in seen:
+            first.setdefault(one.sent.number, one)
+        seen = list(first.values())
         for index, one in enumerate(seen):
+            if self._again(one.sent):
+                continue  # it may have begun behind the first of two, and the second is as good
             late = next((other for other in seen[:index] if other.sent is not one.sent and self.before(one.sent, other.sent)), None)
             if late is not None:
                 yield f"{one.sent} came behind {late.sent}"
@@ -240,8 +253,12 @@ class _Oracle:
             lower, upper = self._window(visit, sent, seen)
             if upper == len(visit.items) and not (visit.stuck or (visit.drained and self.ordering == "none")):
                 continue  # it had not read so far; or what came last was lost, and nothing came behind it
-            if not self._shows(visit, sent, seen):
-                continue
+            if self.account.lossy and self.capabilities.links == "none":
+                shown = self._shown_between(visit, sent, seen)
+                if shown is None:
+                    continue
+                # Messages of other publishers may stand before the one that tells.
+                lower, upper = shown
             if not any(lower < index < upper for index in gaps):
                 yield f"{sent} is neither delivered nor announced{_place(visit, lower, upper)}"
             elif not any(lower < one.place < upper for one in seen):
@@ -254,21 +271,26 @@ class _Oracle:
             if None not in here and announced < len(lost) and not regrown:
                 yield f"{len(lost)} are missing{_place(visit, lower, upper)} ({_numbers(lost)}), {announced} were announced"
 
-    def _shows(self, visit: Visit, sent: Sent, seen: Sequence[_Seen]) -> bool:
-        """Tell whether its loss can be noticed."""
-        if not self.account.lossy or self.capabilities.links != "none":
-            return True
+    def _shown_between(self, visit: Visit, sent: Sent, seen: Sequence[_Seen]) -> tuple[int, int] | None:
+        """Return between which items the publisher's numbers tell of a loss: its own messages before and behind the one that is missing; ``None`` if they cannot."""
         if self.ordering == "none" or sent.id is None:
-            return False
+            return None
         publisher, number = _parts(sent.id)
-        same = [one for one in seen if one.sent.id is not None and _parts(one.sent.id)[0] == publisher and one.sent.begun > visit.ready]
-        older = max((one.tick for one in same if _parts(one.sent.id or "")[1] < number), default=None)
-        newer = min((one.tick for one in same if _parts(one.sent.id or "")[1] > number), default=None)
+        same = {
+            _parts(one.sent.id)[1]: one
+            for one in reversed(seen)
+            if one.sent.id and _parts(one.sent.id)[0] == publisher and one.sent.begun > visit.ready
+        }
+        older = max((n for n in same if n < number), default=None)
+        newer = min((n for n in same if n > number), default=None)
         if older is None or newer is None:
-            return False
+            return None
+        before, behind = same[older], same[newer]
         breaks = self.account.breaks.get(visit.realtime, ())
-        # What a repair brings is not counted: behind a break it is not known from which message on they are.
-        return not any(tick < newer and (older < tick or "after_cursor" in self.capabilities.history) for tick in breaks)
+        # What a repair brings is not held against the numbers: behind a break it is not known from which message on they are.
+        if any(tick < behind.tick and (before.tick < tick or "after_cursor" in self.capabilities.history) for tick in breaks):
+            return None
+        return before.place, behind.place
 
     # ------------------------------------------------------------------ gaps without a reason
 
@@ -314,11 +336,12 @@ class _Oracle:
         if self.ordering != "channel":
             return []
         found: list[str] = []
+        again: set[object] = {number for number, sent in self.account.sent.items() if self._again(sent)}
         for channel in self.sent:
             orders = [(visit, _numbers_of(visit, channel)) for visit in self.account.visits]
             for position, (one, first) in enumerate(orders):
                 for other, second in orders[:position]:
-                    common = set(first) & set(second)
+                    common = (set(first) & set(second)) - again
                     if [number for number in first if number in common] != [number for number in second if number in common]:
                         found.append(f"{one}\n  and {other}\n  saw {channel} in different orders: {first}\n  and {second}")
         return found
