@@ -23,28 +23,32 @@ $(READY): requirements.lock pyproject.toml scripts/bootstrap
 .PHONY: setup
 setup: $(READY) ## make or update .venv (every other target does it by itself)
 
+.PHONY: servers
+servers: ## install the servers that tests need, where this is root on Debian and they are missing
+	@scripts/servers
+
 .PHONY: demo
 demo: $(READY) ## run the main job on the embedded transport: stream a document to three live subscribers
 	@$(BIN)/fanwire demo $(ARGS)
 
 .PHONY: test
-test: $(READY) ## run all tests, with branch coverage of core (at least 95 %)
+test: $(READY) servers ## run all tests, with branch coverage of core (at least 95 %)
 	$(PYTEST) $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 .PHONY: test-fast
-test-fast: $(READY) ## run the tests that take no seconds, without coverage (ARGS="-k hub")
+test-fast: $(READY) servers ## run the tests that take no seconds, without coverage (ARGS="-k hub")
 	$(PYTEST) -m "not slow and not soak" $(ARGS)
 
 .PHONY: test-wheel
-test-wheel: $(READY) ## build the wheel, install it elsewhere and run the fast tests against it
+test-wheel: $(READY) servers ## build the wheel, install it elsewhere and run the fast tests against it
 	scripts/test-wheel $(ARGS)
 
 .PHONY: soak
-soak: $(READY) ## stress, ten minutes of it: the kit ten times at once on one server, thousands of drawn plans (ARGS="-k memory", FANWIRE_SOAK_SECONDS=600)
+soak: $(READY) servers ## stress, ten minutes of it: the kit ten times at once on one server, thousands of drawn plans (ARGS="-k memory", FANWIRE_SOAK_SECONDS=600)
 	$(PYTEST) -m soak --timeout 3600 -o faulthandler_timeout=0 $(ARGS)
 
 .PHONY: coverage
-coverage: $(READY) ## run all tests and write build/coverage/index.html
+coverage: $(READY) servers ## run all tests and write build/coverage/index.html
 	$(PYTEST) $(PARALLEL) --cov --cov-report=term --cov-report=html
 
 .PHONY: lint
@@ -78,7 +82,7 @@ format: $(READY) ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(READY) ## run the benchmarks, in process and over Redis, and write benchmarks/results/ (ARGS="redis --quick": a look at one)
+bench: $(READY) servers ## run the benchmarks, in process and over Redis, and write benchmarks/results/ (ARGS="redis --quick": a look at one)
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m benchmarks redis)
 

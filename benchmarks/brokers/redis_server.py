@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers.processes import Process, free_ports, installed
+from tests.servers.processes import Process, free_ports
 
 __all__ = ("redis_server",)
 
@@ -23,7 +24,7 @@ def redis_server() -> Generator[tuple[int, str]]:
     Raises:
         RuntimeError: there is none on the PATH.
     """
-    program = installed("redis-server", "redis-server")
+    program = shutil.which("redis-server")
     if program is None:
         raise RuntimeError("redis-server is not on the PATH: apt install redis-server")
     told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -17,7 +18,6 @@ from benchmarks.brokers.report import markdown
 from benchmarks.brokers.run import run
 from benchmarks.harness import BenchmarkError
 from fanwire.testing.laps import Lap, Sample, Subject
-from tests.servers.processes import installed
 from tests.untested import require
 
 pytestmark = pytest.mark.checkout
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.checkout
 def report() -> Report:
     """All cases, as small as they can be."""
     small = [case._replace(messages=20, subscribers=min(case.subscribers, 3)) for case in without_peers(CASES)]
-    require("redis-server", installed("redis-server", "redis-server") is not None, "apt install redis-server, or anything that puts it on the PATH")
+    require("redis-server", shutil.which("redis-server") is not None, "apt install redis-server, or anything that puts it on the PATH")
     return run(small, rounds=1)
 
 

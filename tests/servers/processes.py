@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ("Process", "free_ports", "installable", "installed")
+__all__ = ("Process", "free_ports")
 
 
 def free_ports(count: int = 1, *, below: int = 65_536) -> list[int]:
@@ -29,22 +27,6 @@ def free_ports(count: int = 1, *, below: int = 65_536) -> list[int]:
     finally:
         for made in sockets:
             made.close()
-
-
-def installable(program: str) -> bool:
-    """Tell whether a program is there, or can be installed: by root on Debian."""
-    return shutil.which(program) is not None or (hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get") is not None)
-
-
-def installed(program: str, package: str) -> str | None:
-    """Return the path of a program; where it is missing and can be installed, install its package first."""
-    found = shutil.which(program)
-    if found is None and installable(program):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", package]):
-            subprocess.run(command, env=environment, timeout=300, check=False, capture_output=True)
-        found = shutil.which(program)
-    return found
 
 
 class Process:

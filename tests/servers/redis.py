@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from tests.servers.processes import Process, free_ports, installable, installed
+from tests.servers.processes import Process, free_ports
 from tests.untested import require
 
 __all__ = ("ForeignServer", "RedisCluster", "RedisServer", "Sentinels", "command", "external", "make_certificates", "redis_server", "until")
@@ -25,7 +25,7 @@ __all__ = ("ForeignServer", "RedisCluster", "RedisServer", "Sentinels", "command
 
 def redis_server() -> str:
     """Return the path of ``redis-server``; end the test if there is none."""
-    program = installed("redis-server", "redis-server")
+    program = shutil.which("redis-server")
     require("redis-server", program is not None, "apt install redis-server, or anything that puts it on the PATH")
     assert program is not None
     return program
@@ -33,7 +33,7 @@ def redis_server() -> str:
 
 def external() -> str | None:
     """Return the URL of a server to test with where none can be started: from the environment. It is neither restarted nor broken."""
-    return None if installable("redis-server") else os.environ.get("FANWIRE_TEST_REDIS_URL")
+    return None if shutil.which("redis-server") else os.environ.get("FANWIRE_TEST_REDIS_URL")
 
 
 def _temporary(owner: object, prefix: str) -> str:
