@@ -445,3 +445,128 @@ async def test_a_loss_whose_gap_the_log_has_given_up_behind_the_seam_is_told() -
         await until(lambda: rt._usable().hub.channels["c"].phase is Phase.LIVE)
         transport.store("c", *entries("c", 11, 30, publisher="q"), live=True)
         assert await take(messages, 29) == [Gap("c", GapReason.RESET, None), *range(3, 31)]
+
+
+# ---------------------------------------------------------------- a tail that is lost on the way
+
+
+async def place_behind_six(rt: Realtime, transport: FakeHistory, linked: bool) -> tuple[Join, Place]:
+    """Read 1 to 5, and take a place in the live log behind 6, which is yet to be read."""
+    transport.store("c", *(entry("c", n, linked=linked) for n in range(1, 6)))
+    join, place = begin(rt, {channel: Earliest() for channel in engine_of(rt).hub.channels})
+    assert shown(await join.open()) == [1, 2, 3, 4, 5]
+    transport.store("c", entry("c", 6, linked=linked), live=True)
+    assert join.finish() is None
+    assert place.position == 1
+    return join, place
+
+
+def regrow(transport: FakeHistory, kept: int, linked: bool) -> None:
+    """Lose all but so many, and store others up to 8."""
+    tail = [entry("c", n, publisher="q", linked=linked) for n in range(kept + 1, 9)]
+    transport.stored["c"][kept:] = [tail[0]._replace(prev=at(kept) if linked else None), *tail[1:]]
+    transport.heads["c"] = tail[-1].position
+
+
+async def read_on(join: Join) -> list[Item]:
+    """Read all that is due."""
+    items: list[Item] = []
+    while join._due:
+        items += await join.advance()
+    return items
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("kept", [2, 4, 5])
+async def test_a_reader_that_meets_a_lost_tail_before_the_hub_does_waits_for_it(kept: int, linked: bool) -> None:
+    """It has read what was lost (2 and 4), or only the hub has heard of it (5)."""
+    reset = Gap("c", GapReason.RESET, None)
+    transport = FakeHistory(LINKED if linked else LOGGED)
+    async with Realtime(transport, clock=HastyClock()) as rt, rt.subscribe(C).with_gaps() as neighbour:
+        join, place = await place_behind_six(rt, transport, linked)
+        regrow(transport, kept, linked)
+        assert shown(await read_on(join)) == ([6, 7, 8] if kept == 5 else [reset, 5, 6, 7, 8])
+        assert join.finish() is None, "the hub has another message at 6"
+        assert shown(await read_on(join)) == []
+        assert join.finish() is None, "still"
+        transport.break_()
+        assert await take(neighbour, 5) == [6, reset, 6, 7, 8]
+        await until(lambda: engine_of(rt).hub.channels["c"].phase is Phase.LIVE)
+        while (seam := join.finish()) is None:
+            assert await read_on(join) == [], "it has been told, if there was anything to tell"
+        (log,) = engine_of(rt).hub.logs.values()
+        new: list[Item] = [message(9, at(9, publisher="q")), reset, message(10, at(10))]
+        assert shown(seam.filter([*log.slice(place.position, log.end), *new])) == [9, reset, 10]
+
+
+async def test_a_loss_that_the_hub_has_met_and_the_reader_too_is_no_news() -> None:
+    """The live log tells of it behind the place that was taken before, and what follows there begins below what history has shown."""
+    reset = Gap("c", GapReason.RESET, None)
+    transport = FakeHistory()
+    async with Realtime(transport, clock=HastyClock()) as rt, rt.subscribe(C):
+        join, place = await place_behind_six(rt, transport, linked=True)
+        regrow(transport, 3, linked=True)
+        assert shown(await read_on(join)) == [reset, 5, 6, 7, 8]
+        hub, record = engine_of(rt).hub, engine_of(rt).hub.channels["c"]
+        hub.announce(record, GapReason.RESET, None)
+        record.position = at(8, publisher="q")
+        assert join.finish() is None
+        assert await read_on(join) == []
+        assert join.finish() is not None
+        assert place.position == 2
+        hub.announce(record, GapReason.HOLE, 1)
+        assert join.finish() is not None, "another gap does not keep it"
+        assert place.position == 2
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["links", "no links"])
+async def test_a_hub_that_never_notices_is_not_waited_for_without_end(linked: bool) -> None:
+    transport, clock = FakeHistory(LINKED if linked else LOGGED), HastyClock()
+    async with Realtime(transport, clock=clock) as rt, rt.subscribe(C):
+        join, _ = await place_behind_six(rt, transport, linked)
+        regrow(transport, 5, linked)
+        begun = clock.monotonic()
+        assert shown(await read_on(join)) == [6, 7, 8]
+        while (seam := join.finish()) is None:
+            assert await read_on(join) == []
+        assert 4.9 < clock.monotonic() - begun < 5.5
+        assert len(transport.reads) < 250
+        assert shown(seam.filter([message(8, at(8, publisher="q")), message(9, at(9, publisher="q"))])) == [9], "what comes is shown"
+
+
+async def test_without_links_a_live_message_that_history_has_ends_the_wait() -> None:
+    """The hub goes on as if nothing were; nothing is held back that came behind the loss."""
+    transport, clock = FakeHistory(LOGGED), HastyClock()
+    async with Realtime(transport, clock=clock) as rt, rt.subscribe(C):
+        join, place = await place_behind_six(rt, transport, linked=False)
+        regrow(transport, 5, linked=False)
+        assert shown(await read_on(join)) == [6, 7, 8]
+        assert join.finish() is None
+        transport.store("c", entry("c", 9, publisher="q", linked=False), live=True)
+        assert shown(await read_on(join)) == [9]
+        seam = join.finish()
+        assert seam is not None
+        assert place.position == 2
+        assert shown(seam.filter([message(10, at(10, publisher="q"))])) == [10]
+
+
+async def test_other_channels_are_read_on_while_one_waits() -> None:
+    transport = FakeHistory()
+    async with Realtime(transport, clock=HastyClock()) as rt, rt.subscribe(C, D):
+        join, _ = await place_behind_six(rt, transport, linked=True)
+        regrow(transport, 5, linked=True)
+        assert shown(await read_on(join)) == [6, 7, 8]
+        assert join.finish() is None
+        transport.store("d", *entries("d", 1, 3), live=True)
+        assert shown(await read_on(join)) == [1, 2, 3]
+        assert join.finish() is None
+
+
+async def test_of_what_history_has_shown_only_the_newest_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SEEN", 4)
+    transport = FakeHistory()
+    transport.store("c", *entries("c", 1, 9))
+    async with Realtime(transport) as rt, rt.subscribe(C):
+        join, _ = begin(rt, {"c": Earliest()})
+        await join.open()
+        assert list(join._marks["c"]) == [6, 7, 8, 9]

@@ -21,6 +21,7 @@ from .continuity import Fault, caught_up
 from .history import HistoryReader
 from .hub import TAIL_LOST, Hub
 from .log import Interest, InterestLog, Item, LogCursor
+from .states import Phase
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 __all__ = ("Join", "Seam", "history_starts", "read_history")
 
 _SEEN = 1024
-"""Ids and keys remembered across the seam, where the transport may repeat messages."""
+"""Ids and keys remembered across the seam, where the transport may repeat messages; marks, of each channel."""
+
+_PAUSE = 0.05
+_PATIENCE = 5.0
+"""Seconds for which a reader that is at odds with the live log waits for the hub to notice what was lost."""
 
 
 def history_starts(start: Start, channels: tuple[str, ...]) -> Mapping[str, HistoryStart]:
@@ -184,6 +189,12 @@ class Join:
         self._tails_lost = now if tails_lost is None else {channel: min(count, tails_lost[channel]) for channel, count in now.items()}
         """Of each channel, how often its newest messages were lost, as far as this subscription was told."""
         self._seen: dict[_Name, None] | None = None if hub.capabilities.delivery == "exactly_once" else {}
+        self._clock = clock
+        self._told: set[str] = set()
+        """Channels of which history itself has shown that newest messages were lost: the live log may tell of the same."""
+        self._odds_since: float | None = None
+        """Since when history and the live log have been at odds, if they are, while the hub was live."""
+        self._pause = False
 
     async def open(self) -> list[Item]:
         """Read the first page of each channel.
@@ -209,6 +220,9 @@ class Join:
         """Read one more page; empty where nothing was to be read."""
         if not self._due:
             return []
+        if self._pause:
+            self._pause = False
+            await self._clock.sleep(_PAUSE)
         channel = next(iter(self._due))
         reader = self._readers[channel]
         if reader.after is None:
@@ -247,18 +261,52 @@ class Join:
         if self._due:
             return None
         log = self._log
-        if self._pinned and self._cursor.position >= log.first:
+        if not self._pinned or self._cursor.position < log.first:
+            self._pinned = False  # what happens from here to the next place is not told by the log
+            self._due = {channel: None for channel in self._readers if self._lost_ahead(channel)}
+            if self._due:
+                return None
+            self._pinned = True
+            log.decode()  # as a subscription does it before it takes its place
+            log.enter(self._cursor)
+            self._targets = {channel: self._position(channel) for channel in self._readers}
+            self._due = {channel: None for channel, reader in self._readers.items() if not self._knows_all(reader)}
+            if self._due:
+                return None
+        if not self._at_odds():
             return self._seam()
-        self._pinned = False  # what happens from here to the next place is not told by the log
-        self._due = {channel: None for channel in self._readers if self._lost_ahead(channel)}
-        if self._due:
-            return None
-        self._pinned = True
-        log.decode()  # as a subscription does it before it takes its place
-        log.enter(self._cursor)
-        self._targets = {channel: self._position(channel) for channel in self._readers}
-        self._due = {channel: None for channel, reader in self._readers.items() if not self._knows_all(reader)}
-        return None if self._due else self._seam()
+        self._pinned, self._pause = False, True
+        self._due = dict.fromkeys(self._readers)  # the others are not to wait for one
+        return None
+
+    def _at_odds(self) -> bool:
+        """Tell whether history has shown other messages than the live log has, or the log tells of a loss that history may have told: there is no seam then.
+
+        Where the newest messages were lost, either the reader or the hub learns of it first; behind the next place in the log both know. A hub that is live, and hears nothing
+        more, may not notice for long: as nothing comes, nothing is held up, but it is not waited for without end.
+        """
+        log, now = self._log, self._clock.monotonic()
+        log.decode()
+        found = {channel for channel in self._readers if self._differs(channel, self._position(channel))}
+        for item in log.slice(self._cursor.position, log.end):
+            if isinstance(item, Gap):
+                if item.reason in TAIL_LOST and item.channel in self._told:
+                    found.add(item.channel)
+            elif self._differs(item.channel, item.cursor):
+                found.add(item.channel)
+        if self._odds_since is None or not all(self._hub.channels[channel].phase is Phase.LIVE for channel in found):
+            self._odds_since = now
+        if not found:
+            self._odds_since = None
+        return self._odds_since is not None and now <= self._odds_since + _PATIENCE
+
+    def _differs(self, channel: str, cursor: Cursor | None) -> bool:
+        """Tell whether history has shown another message at a place than the hub has."""
+        after = self._readers[channel].after
+        if cursor is None or cursor.mark is None or after is None or cursor.epoch != after.epoch:
+            return False
+        shown = self._marks[channel].get(cursor.offset, after.mark if cursor.offset == after.offset else None)
+        return shown is not None and shown != cursor.mark
 
     def _seam(self) -> Seam:
         read = {channel: reader.after for channel, reader in self._readers.items()}
@@ -287,13 +335,18 @@ class Join:
     def _items(self, reader: HistoryReader, fault: Fault | None, entries: list[HistoryEntry]) -> list[Item]:
         """Decode a page for this subscription, gaps in their places."""
         marks = self._marks[reader.channel]
-        for one in entries:
-            marks[one.position.offset] = one.position.mark
+        items: list[Item] = []
+        for entry in [*([] if fault is None else [Gap(reader.channel, fault.reason, fault.lost)]), *reader.interior(entries)]:
+            if isinstance(entry, Gap):
+                items.append(entry)
+                if entry.reason in TAIL_LOST:
+                    marks.clear()  # nobody knows what is at those places now
+                    self._told.add(reader.channel)
+                continue
+            marks[entry.position.offset] = entry.position.mark
             if len(marks) > _SEEN:
                 del marks[next(iter(marks))]
-        items: list[Item] = [] if fault is None else [Gap(reader.channel, fault.reason, fault.lost)]
-        for entry in reader.interior(entries):
-            item = entry if isinstance(entry, Gap) else self._hub.read(self._log.interest, reader.channel, entry)
+            item = self._hub.read(self._log.interest, reader.channel, entry)
             if item is not None and (isinstance(item, Gap) or self._note(item)):
                 items.append(item)
         self._tails_lost[reader.channel] += sum(isinstance(item, Gap) and item.reason is GapReason.RESET for item in items)
