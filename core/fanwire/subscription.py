@@ -332,7 +332,7 @@ class Subscription(Generic[Item_co]):
             if self._seam is not None and self._engine is not None and (cursors := self._seam.again()) is not None:
                 # Some of what was given up has been shown by history already, and the rest is still there.
                 self._rest = self._seam.release()
-                self._join, self._seam = self._engine.join(log, self, cursors, self._seam.tails_lost), None
+                self._join, self._seam = self._engine.join(log, self, cursors, self._seam), None
                 log.cursors.pop(self, None)
                 return bool(self._rest) and self._take_rest()
             gap, self.position = log.lag_gap(position)

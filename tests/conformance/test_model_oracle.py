@@ -78,6 +78,9 @@ def test_where_a_message_may_be_stored_twice_either_place_is_right() -> None:
 def test_repeats_that_may_come_are_not_out_of_order() -> None:
     """The reader's connection broke meanwhile, so that it has forgotten the numbers."""
     assert faults(account("p.1", "p.2", "p.3", seen=(1, 2, 3, 1, 2), breaks={9: [1002]})) == []
+    assert faults(account("p.1", "p.2", "p.3", seen=(1, 2, 3, 1, 2), breaks={9: [500]})) == [], "it took them all later"
+    (text,) = faults(account("p.1", "p.2", "p.3", seen=(1, 2, 3, 1, 2), breaks={9: [50, 1010]}))
+    assert text.count("came twice") == 2, "before they were sent, or behind all"
     (text,) = faults(account("p.1", "p.2", "p.3", seen=(1, 2, 3, 1, 2)))
     assert text.count("came twice") == 2
     assert "came behind" not in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import final
@@ -19,7 +18,7 @@ from ..transport import HistoryStart, SupportsHistory, Transport
 from .connection import Connection, EventQueue
 from .host import Host
 from .hub import Hub, OnInvalid
-from .join import Join
+from .join import Join, Seam
 from .lanes import Lanes
 from .log import InterestLog, LogCursor
 from .reconciler import Reconciler
@@ -167,10 +166,10 @@ class Engine:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise Timeout(f"not subscribed within {timeout:g} s: {', '.join(map(repr, names[:3]))}{more}{state}")
 
-    def join(self, log: InterestLog, cursor: LogCursor, starts: Mapping[str, HistoryStart], tails_lost: Counter[str] | None = None) -> Join:
-        """Begin a subscription's way through history, or, with what its last :class:`~.join.Seam` has met, go back to it."""
+    def join(self, log: InterestLog, cursor: LogCursor, starts: Mapping[str, HistoryStart], before: Seam | None = None) -> Join:
+        """Begin a subscription's way through history, or go back to it from behind the seam ``before``."""
         assert isinstance(self.transport, SupportsHistory)
-        return Join(self.hub, self.transport, self.clock, log, cursor, starts, tails_lost)
+        return Join(self.hub, self.transport, self.clock, log, cursor, starts, before)
 
     async def retry_history(self, log: InterestLog, error: Unavailable) -> None:
         """Wait, after history could not be read, until reading it again makes sense."""

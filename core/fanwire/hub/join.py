@@ -8,7 +8,7 @@ stays in history instead of losing messages. Only for those last pages does it h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
@@ -72,6 +72,12 @@ def _names(item: Message[Any] | RawMessage) -> list[_Name]:  # Any: any payload
     return [name for name in ((item.channel, item.id, ""), (item.channel, "", item.key or "")) if name[1] or name[2]]
 
 
+def _remember(seen: dict[_Name, None], names: Iterable[_Name]) -> None:
+    seen.update(dict.fromkeys(names))
+    while len(seen) > _SEEN:
+        del seen[next(iter(seen))]
+
+
 @final
 class Seam:
     """Drops, right behind a join, the live messages that history has shown already."""
@@ -79,7 +85,7 @@ class Seam:
     def __init__(
         self,
         read: Mapping[str, Cursor | None],
-        behind: Mapping[str, str],
+        behind: Mapping[str, Collection[str]],
         seen: dict[_Name, None] | None,
         marks: Mapping[str, Mapping[int, str | None]] | None = None,
         tails_lost: Mapping[str, int] | None = None,
@@ -90,11 +96,12 @@ class Seam:
         """Of each channel, offset to mark of what history has shown last: another message at such a place means that the tail was lost and has regrown."""
         self._read = {channel: cursor for channel, cursor in read.items() if cursor is not None}
         self._behind = dict(behind)
-        """Channels whose history was of a newer epoch than the hub, with the epoch the hub was in."""
+        """Channels whose history was of a newer epoch than the hub, with the epoch the hub was in and those that history has left since."""
         self._held: dict[str, list[Gap]] = {}
         """Gaps the live log has shown last: the message behind them tells whether they are news."""
         self._last = dict(read)
-        self._seen = seen
+        self.seen: dict[_Name, None] | None = seen
+        """Ids and keys of what was shown, where the transport may repeat messages."""
         self._left = _SEEN if seen else 0
 
     def filter(self, items: list[Item]) -> list[Item]:
@@ -106,6 +113,8 @@ class Seam:
         for item in found:
             if not isinstance(item, Gap):
                 self._last[item.channel] = item.cursor
+                if self.seen is not None:
+                    _remember(self.seen, _names(item))
         return found
 
     def again(self) -> Mapping[str, Cursor] | None:
@@ -134,7 +143,7 @@ class Seam:
         read = self._read.get(item.channel)
         if read is not None:
             cursor = item.cursor
-            if cursor is not None and cursor.epoch == self._behind.get(item.channel):
+            if cursor is not None and cursor.epoch in self._behind.get(item.channel, ()):
                 return False  # history, which has begun anew, is past it
             caught_up = self._behind.pop(item.channel, None) is not None
             known = cursor is not None and cursor.epoch == read.epoch and cursor.offset <= read.offset + 1
@@ -143,9 +152,9 @@ class Seam:
                 if cursor.offset <= read.offset:
                     return False
             del self._read[item.channel]
-        if self._left > 0 and self._seen is not None:
+        if self._left > 0 and self.seen is not None:
             self._left -= 1
-            return not any(name in self._seen for name in _names(item))
+            return not any(name in self.seen for name in _names(item))
         return True
 
     def _regrown(self, channel: str, cursor: Cursor) -> bool:
@@ -168,7 +177,7 @@ class Join:
         log: InterestLog,
         cursor: LogCursor,
         starts: Mapping[str, HistoryStart],
-        tails_lost: Counter[str] | None = None,
+        before: Seam | None = None,
     ) -> None:
         self._hub = hub
         self._log = log
@@ -186,9 +195,13 @@ class Join:
         """Each channel's newest position when the place in the live log was taken: history is to be read that far."""
         self._marks: dict[str, dict[int, str | None]] = {channel: {} for channel in self._readers}
         now = {channel: self._tails_lost_of(channel) for channel in self._readers}
-        self._tails_lost = now if tails_lost is None else {channel: min(count, tails_lost[channel]) for channel, count in now.items()}
+        self._tails_lost = now if before is None else {channel: min(count, before.tails_lost[channel]) for channel, count in now.items()}
         """Of each channel, how often its newest messages were lost, as far as this subscription was told."""
-        self._seen: dict[_Name, None] | None = None if hub.capabilities.delivery == "exactly_once" else {}
+        self._seen: dict[_Name, None] | None = {} if before is None else before.seen
+        if hub.capabilities.delivery == "exactly_once":
+            self._seen = None
+        self._epochs: dict[str, set[str]] = {channel: set() for channel in self._readers}
+        """Of each channel, the epochs that history has shown."""
         self._clock = clock
         self._told: set[str] = set()
         """Channels of which history itself has shown that newest messages were lost: the live log may tell of the same."""
@@ -310,12 +323,12 @@ class Join:
 
     def _seam(self) -> Seam:
         read = {channel: reader.after for channel, reader in self._readers.items()}
-        behind: dict[str, str] = {}
+        behind: dict[str, set[str]] = {}
         for channel, after in read.items():
             pin, record = self._targets[channel], self._hub.channels.get(channel)
             left = None if record is None else record.left
             if after is not None and pin is not None and pin.epoch != after.epoch and after.epoch not in (left or ()):
-                behind[channel] = pin.epoch
+                behind[channel] = {pin.epoch, *self._epochs[channel]} - {after.epoch}
         return Seam(read, behind, self._seen, self._marks, self._tails_lost)
 
     def _knows_all(self, reader: HistoryReader) -> bool:
@@ -343,6 +356,7 @@ class Join:
                     marks.clear()  # nobody knows what is at those places now
                     self._told.add(reader.channel)
                 continue
+            self._epochs[reader.channel].add(entry.position.epoch)
             marks[entry.position.offset] = entry.position.mark
             if len(marks) > _SEEN:
                 del marks[next(iter(marks))]
@@ -359,10 +373,7 @@ class Join:
             return True
         names = _names(item)
         new = not any(name in seen for name in names)
-        for name in names:
-            seen[name] = None
-        while len(seen) > _SEEN:
-            del seen[next(iter(seen))]
+        _remember(seen, names)
         return new
 
 

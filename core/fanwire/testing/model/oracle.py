@@ -140,7 +140,8 @@ class _Oracle:
         """Tell whether a message may come twice: retried, where ids alone show a repeat, across a break that made the reader forget them."""
         if self.capabilities.delivery == "exactly_once":
             return channel in self.account.touched and one.sent.outcome != "accepted"
-        broken = any(one.tick < tick < other.tick for tick in self.account.breaks.get(visit.realtime, ()))
+        # It may have arrived long before the reader took it.
+        broken = any(one.sent.begun < tick < other.tick for tick in self.account.breaks.get(visit.realtime, ()))
         return self.capabilities.links == "none" and self.ordering != "none" and broken
 
     def _again(self, sent: Sent) -> bool:
