@@ -472,10 +472,9 @@ async def test_what_a_repair_brings_is_not_brought_again_where_only_ids_tell() -
     log = [HistoryEntry(frame("c", f"p.{id}", id), Cursor("e", n, mark_of(f"p.{id}", None)), None) for n, id in enumerate(ids, 1)]
     async with Realtime(transport, clock=HastyClock()) as rt, rt.subscribe(C).with_gaps() as messages:
         transport.store("c", log[0], live=True)
-        transport.break_()
-        await until(lambda: transport.sink is None)
         transport.store("c", *log[1:5])
-        await until(lambda: rt._usable().hub.channels["c"].phase is Phase.LIVE)
+        transport.break_()
+        await until(lambda: rt.stats().connections == 2 and rt._usable().hub.channels["c"].phase is Phase.LIVE)
         transport.store("c", *log[5:], live=True)
         found = [await anext(messages) for _ in range(6)]
         assert [item if isinstance(item, Gap) else item.data for item in found] == [1, 2, 4, 5, Gap("c", GapReason.HOLE, 1), 7]
