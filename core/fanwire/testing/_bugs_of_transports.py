@@ -7,12 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import ClassVar, Final
 
 import anyio
-from anyio.abc import TaskStatus
 
 from ..errors import ConnectFailed, ConnectionLost, FanwireError, Unauthenticated, Unavailable
 from ..messages import Cursor, Receipt
 from ..transport import HistoryPage, HistoryStart, Outbound, Sink, Transport
-from .through import Through, ThroughSink
+from .through import ReconnectsItself, Through, ThroughSink
 
 __all__ = ("BROKEN",)
 
@@ -188,29 +187,10 @@ class TakeHalfForWhole(Through):
                     sink.deliver(channel, generation, frame[: len(frame) // 2], None, None)
 
 
-class ReconnectInSilence(Through):
+class ReconnectInSilence(ReconnectsItself):
     """Has a client that reconnects by itself, and tells nobody."""
 
-    @asynccontextmanager
-    async def run(self, sink: Sink, /) -> AsyncGenerator[None]:
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(self._stay, sink)
-            yield
-            tasks.cancel_scope.cancel()
-
-    async def _stay(self, sink: Sink, *, task_status: TaskStatus[None]) -> None:
-        told = False
-        while True:
-            try:
-                async with self.transport.run(sink):
-                    if not told:
-                        task_status.started()
-                    told = True
-                    await anyio.sleep_forever()
-            except* Unavailable:
-                if not told:
-                    raise
-                await anyio.sleep(0.001)
+    tells = False
 
 
 class ClaimAConnection(Through):

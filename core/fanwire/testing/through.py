@@ -6,12 +6,15 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import ClassVar, Self, TypeVar, cast
 
+import anyio
+from anyio.abc import TaskStatus
+
 from ..capabilities import Capabilities
-from ..errors import FanwireError
+from ..errors import FanwireError, Unavailable
 from ..messages import Cursor, GapReason, Receipt
 from ..transport import HistoryPage, HistoryStart, Outbound, Sink, SupportsHistory, Transport, TransportOptions
 
-__all__ = ("Through", "ThroughSink")
+__all__ = ("ReconnectsItself", "Through", "ThroughSink")
 
 T = TypeVar("T")
 
@@ -93,3 +96,33 @@ class Through:
     def native(self, kind: type[T], /) -> T:
         """See :class:`fanwire.transport.Transport`."""
         return self.transport.native(kind)
+
+
+class ReconnectsItself(Through):
+    """A transport whose client reconnects by itself, and says so."""
+
+    tells: ClassVar[bool] = True
+
+    @asynccontextmanager
+    async def run(self, sink: Sink, /) -> AsyncGenerator[None]:
+        """Stay for longer than one connection."""
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._stay, sink)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _stay(self, sink: Sink, *, task_status: TaskStatus[None]) -> None:
+        live = False
+        while True:
+            try:
+                async with super().run(sink):
+                    if not live:
+                        live = True
+                        task_status.started()
+                    elif self.tells:
+                        sink.lost(None, GapReason.DISCONNECTED, None)
+                    await anyio.sleep_forever()
+            except* Unavailable:  # a task group of the transport's may have wrapped it
+                if not live:
+                    raise
+                await anyio.sleep(0.005)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from itertools import pairwise
 
 import anyio
-from anyio.abc import TaskStatus
 
-from ...errors import Unavailable
 from ...events import ConnectionState
 from ...messages import Cursor, Gap, GapReason, Message, Start, mark_of
 from ...subscription import Subscription
@@ -17,7 +14,7 @@ from ...transport import Sink, Transport
 from ..check import check
 from ..harness import Harness
 from ..outage import Source, audit, beside, follow, follow_all, gaps_of, opened, pair, states, whole
-from ..through import Through, ThroughSink
+from ..through import ReconnectsItself, Through, ThroughSink
 from ..tools import Room, account, confirmed, expect, open_realtime, take, told, until, upto
 
 __all__ = ()
@@ -182,38 +179,13 @@ async def _newcomer(harness: Harness, subscription: Subscription[Message[int] | 
             whole(await upto(messages, source.last, harness.patience), source)
 
 
-class _ReconnectsItself(Through):
-    """A transport whose client reconnects by itself, and says so."""
-
-    @asynccontextmanager
-    async def run(self, sink: Sink, /) -> AsyncGenerator[None]:
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(self._stay, sink)
-            yield
-            tasks.cancel_scope.cancel()
-
-    async def _stay(self, sink: Sink, *, task_status: TaskStatus[None]) -> None:
-        live = False
-        while True:
-            try:
-                async with super().run(sink):
-                    if not live:
-                        live = True
-                        task_status.started()
-                    else:
-                        sink.lost(None, GapReason.DISCONNECTED, None)
-                    await anyio.sleep_forever()
-            except* Unavailable:  # a task group of the transport's may have wrapped it
-                await anyio.sleep(0.005)
-
-
 @check("X8", needs=_SURE, uses={"cut"}, finds={"forget a resubscribe", "swallow gaps"})
 async def client_that_reconnects_by_itself(harness: Harness) -> None:
     """A transport whose client reconnects by itself, and tells of the loss, is subscribed again: with history nothing is missing, without it a gap is told."""
     rooms = [Room(number=number) for number in range(3)]
     makers: list[Callable[[Harness], Transport]] = [lambda each: each.transport(), lambda each: each.plain()]
     for make in makers[: 2 if harness.can("plain") else 1]:
-        async with pair(harness, make, around=_ReconnectsItself) as (rt, far, _), rt.events() as events:
+        async with pair(harness, make, around=ReconnectsItself) as (rt, far, _), rt.events() as events:
             async with rt.subscribe(*(room.a for room in rooms)).with_gaps() as messages:
                 sources = [Source(far, room.a) for room in rooms]
                 found = await follow_all(messages, sources, harness.patience)
