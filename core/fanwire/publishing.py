@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, final
 
 from .errors import DeclarationError, FanwireError, PartialPublish
+from .hub.calls import Prepared
 from .hub.engine import Engine
-from .hub.lanes import Lanes, Prepared
+from .hub.lanes import Lanes
 from .hub.told import fresh
 from .messages import Receipt
 from .outgoing import MARGIN, check, encode, refused, unpack

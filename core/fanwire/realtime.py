@@ -15,8 +15,8 @@ from .clock import SYSTEM_CLOCK, Clock
 from .codec import ENVELOPE, Codec
 from .errors import ConfigError, DeclarationError, FanwireError, Timeout, Unavailable, Unsupported
 from .events import ConnectionEvent, ConnectionState, InvalidMessage, RealtimeStats
+from .hub.calls import Prepared
 from .hub.join import history_starts, read_history
-from .hub.lanes import Prepared
 from .hub.records import log_invalid
 from .hub.told import fresh
 from .hub.waiter import checkpoint

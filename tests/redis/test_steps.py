@@ -298,7 +298,7 @@ async def test_without_a_server_it_is_unavailable_in_time(scheme: str) -> None:
     began = time.monotonic()
     with pytest.raises(Unavailable, match=r"cannot be reached within 0\.2 s: no connection") as caught:
         await store.load("run", "step")
-    assert 0.2 <= time.monotonic() - began < 2
+    assert 0.19 <= time.monotonic() - began < 2  # uvloop counts whole milliseconds
     assert isinstance(caught.value.__cause__, ConnectFailed)
     with pytest.raises(Unavailable):
         async with store:

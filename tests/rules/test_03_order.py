@@ -11,7 +11,7 @@ import pytest
 
 from fanwire import Realtime, Receipt
 from fanwire.errors import ConnectionLost, FanwireError, InvalidPayload, Unavailable
-from fanwire.hub import lanes
+from fanwire.hub import calls
 from fanwire.transport import Outbound
 from fanwire_memory import MemoryTransport
 from tests.rules.support import BEST_EFFORT, COUNTERS, LOG, WRONG, Room, Toy, frame_of, pair, settle, take, told, tumble, until, upto
@@ -87,7 +87,7 @@ async def test_slow_batches_keep_the_order_and_one_is_in_flight_per_channel() ->
 
 async def test_the_check_notices_two_batches_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     """With lanes that are never busy, a later batch overtakes."""
-    monkeypatch.setattr(lanes._Lane, "busy", property(lambda _: False, lambda _, __: None))
+    monkeypatch.setattr(calls.Lane, "busy", property(lambda _: False, lambda _, __: None))
     toy = Toy(LOG)
     slow = _Slow(toy, random.Random(1))
     with pytest.raises((AssertionError, ExceptionGroup, TimeoutError)):

@@ -22,8 +22,8 @@ __all__ = ("CALL", "CALL_PLAIN", "Shard")
 CALL: Final = 64
 """Messages that one call of a script takes: the server does nothing else meanwhile."""
 
-CALL_PLAIN: Final = 128
-"""The same without history, which costs the server a quarter. With more, nobody has anything to do while the server works on it."""
+CALL_PLAIN: Final = 256
+"""The same without history, which costs the server a quarter."""
 
 _PAGE_BYTES: Final = 4 * 2**20
 """Bytes after which a page of history ends."""

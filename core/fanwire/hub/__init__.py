@@ -7,6 +7,7 @@
 * ``reconciler``: the one task that subscribes and unsubscribes
 * ``history``: reading pages from a cursor, for repairs and joins
 * ``lanes``: publishing, one lane a channel
+* ``calls``: what a publish is while it waits in its lane
 * ``connection``: connecting and reconnecting
 * ``host``: the task that all of it lives in
 """

@@ -6,11 +6,8 @@ Publishes that are concurrent coalesce into one batch. The sending happens in th
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from enum import Enum, auto
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,102 +19,33 @@ from ..errors import Closed, ConnectionLost, FanwireError, Internal, Timeout, Un
 from ..messages import Receipt
 from ..topics import TopicRef
 from ..transport import Outbound, SupportsImmediatePublish, Transport
+from .calls import Call, Entry, Lane, Prepared, State
 from .deadlines import Deadlines
 from .publishers import Counter, Publishers, TimeStamps
 from .records import traced
 from .told import fresh
-from .waiter import Waiter, WaiterFactory, checkpoint, checkpoint_if_cancelled
+from .waiter import Waiter, WaiterFactory, cancellation_check, checkpoint
 
-__all__ = ("Lanes", "Prepared")
+__all__ = ("Lanes",)
 
 _logger = logging.getLogger("fanwire.publish")
 
-_BATCH = 512
+_BATCH = 256
+"""Messages at most: few enough that callers make the next ones ready while the broker works on these."""
+
 _BATCH_BYTES = 4 * 2**20
-_IN_FLIGHT = 8
+_IN_FLIGHT = 4096
+"""Messages in all batches that are under way."""
+
+_SPARE = 4
+"""Senders that may wait for something to do."""
+
 _PAUSE = 0.05
 """Seconds before a batch that the transport could not take is offered again."""
 
+_QUEUED, _SENT, _DONE, _ABANDONED, _WITHDRAWN = State  # looked up for every message
+
 _PublishNow = Callable[[str, str, str, str | None, bytes], Receipt | None]
-
-
-class Prepared(NamedTuple):
-    """One message that has passed all local checks."""
-
-    ref: TopicRef[Any]  # Any: the payload is encoded
-    data: bytes
-    created_at: str
-    key: str | None
-    headers: Mapping[str, str] | None
-    run_id: str | None
-
-
-class _State(Enum):
-    QUEUED = auto()
-    SENT = auto()
-    DONE = auto()
-    ABANDONED = auto()
-    """Its caller no longer waits; it was in flight, so the outcome is unknown."""
-
-
-_QUEUED, _SENT, _DONE, _ABANDONED = _State  # looked up for every message
-
-
-@final
-class _Entry:
-    """One message in a lane."""
-
-    __slots__ = ("call", "channel", "outbound", "prepared", "result", "state")
-
-    def __init__(self, prepared: Prepared, channel: str, call: _Call) -> None:
-        self.prepared = prepared
-        self.channel = channel
-        self.call = call
-        self.result: Receipt | FanwireError | None = None
-        self.state = _QUEUED
-        self.outbound: Outbound | None = None
-        """Set by an attempt whose outcome is unknown: a retry keeps its id."""
-
-
-@final
-class _Call:
-    """One publish or publish_many: its entries and who waits for them."""
-
-    __slots__ = ("entries", "expired", "open", "refused", "waiter")
-
-    def __init__(self, messages: Sequence[Prepared]) -> None:
-        self.entries = [_Entry(message, message[0].channel, self) for message in messages]
-        self.open = len(self.entries)
-        self.refused: set[str] = set()
-        """Channels of which a message was refused: the rest of the call on them is not sent."""
-        self.waiter: Waiter | None = None
-        self.expired = False
-
-    def expire(self) -> None:
-        """Give up waiting."""
-        self.expired = True
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    def finish(self, entry: _Entry, result: Receipt | FanwireError) -> None:
-        if entry.state is not _DONE and entry.state is not _ABANDONED:
-            entry.state = _DONE
-            entry.result = result
-            self.open -= 1
-            if not self.open and self.waiter is not None and not self.waiter.done():
-                self.waiter.set_result(None)
-
-
-@final
-class _Lane:
-    """The messages of one channel that wait; exists only while there are any or a batch is in flight."""
-
-    __slots__ = ("busy", "channel", "entries")
-
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
-        self.entries: deque[_Entry] = deque()
-        self.busy = False
 
 
 @final
@@ -131,18 +59,23 @@ class Lanes:
         self._encode = codec.encode
         self._clock = clock
         self._new_waiter = new_waiter
+        self._check_cancelled = cancellation_check()
         self._publishers = Publishers()
         self._counters = self._publishers.table
-        self._lanes: dict[str, _Lane] = {}
-        self._ready: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._ready: dict[str, Lane] = {}
         """Lanes with something to send and nothing in flight, in the order they became so."""
         self._in_flight = 0
         self._connected = False
         self._failure: FanwireError | None = None
-        self._work = anyio.Event()
+        self._tasks: TaskGroup | None = None
+        """Where senders live, while :meth:`run` does."""
+        self._spare: list[Waiter] = []
+        """Senders that have nothing to do."""
+        self._woken = False
+        """Whether a sender is about to look for what is ready."""
         self.deadlines: Deadlines = Deadlines()
         self._idle: anyio.Event | None = None
-        self._tasks: TaskGroup | None = None
         self._immediate = transport.publish_now if isinstance(transport, SupportsImmediatePublish) else None
         self._publish_now: _PublishNow | None = None
         """``_immediate`` while there is a connection."""
@@ -159,7 +92,7 @@ class Lanes:
         """Learn whether there is a connection."""
         self._connected = up
         self._publish_now = self._immediate if up else None
-        self._work.set()
+        self._wake()
 
     # ------------------------------------------------------------------ callers
 
@@ -257,47 +190,56 @@ class Lanes:
         """Queue ``messages``, wait until each is accepted or refused, and return one result each; ``Timeout`` for what took more than ``timeout`` seconds."""
         if self._failure is not None:
             raise fresh(self._failure)
-        call = _Call(messages)
+        call = Call(messages)
         for entry in call.entries:
             if entry.channel not in self._counters:
                 self.admit(entry.channel)
-        await checkpoint_if_cancelled()  # whoever is cancelled already publishes nothing
-        lane: _Lane | None = None
+        await self._check_cancelled()  # whoever is cancelled already publishes nothing
+        lane: Lane | None = None
         for entry in call.entries:
             if lane is None or entry.channel != lane.channel:
                 lane = self._lane(entry.channel)
             lane.entries.append(entry)
-        self._work.set()
+        if not self._woken:
+            self._wake()
         try:
-            with nullcontext() if self.deadlines.add(call, timeout) else anyio.move_on_after(timeout):
-                while call.open and not call.expired:
-                    call.waiter = self._new_waiter()
-                    await call.waiter
+            if self.deadlines.add(call, timeout):
+                await self._outcome(call)
+            else:
+                with anyio.move_on_after(timeout):
+                    await self._outcome(call)
         finally:
             self.deadlines.drop(call)
             if call.open:
                 self._withdraw(call, timeout)
         return [entry.result for entry in call.entries if entry.result is not None]
 
-    def _lane(self, channel: str) -> _Lane:
+    async def _outcome(self, call: Call) -> None:
+        """Wait until each message of a call was accepted or refused, or its time is over."""
+        while call.open and not call.expired:
+            call.waiter = self._new_waiter()
+            await call.waiter
+
+    def _lane(self, channel: str) -> Lane:
         """Return the lane of ``channel``, which is about to get an entry."""
         lane = self._lanes.get(channel)
         if lane is None:
-            lane = self._lanes[channel] = _Lane(channel)
+            lane = self._lanes[channel] = Lane(channel)
         if not lane.busy:
             self._ready[channel] = lane
         return lane
 
-    def _withdraw(self, call: _Call, timeout: float) -> None:
+    def _withdraw(self, call: Call, timeout: float) -> None:
         """Give up on a call: take back what was not handed over yet."""
         slow = f"publishing took longer than {timeout:g} s{'' if self._connected else ' without a connection to the broker'}"
         for entry in call.entries:
             if entry.state is _DONE:
                 continue
-            unsent = entry.state is _QUEUED and (entry.outbound is None or not entry.outbound.retry)
-            if unsent:
+            queued = entry.state is _QUEUED and (entry.outbound is None or not entry.outbound.retry)
+            unsent = queued or entry.state is _WITHDRAWN
+            if queued:
                 if entry.outbound is not None:
-                    self._publishers.renew(entry.channel)  # its number will not be seen
+                    self._skip_number(entry.channel)
                 lane = self._lanes[entry.channel]
                 lane.entries.remove(entry)
                 self._settle(entry.channel, lane)
@@ -329,20 +271,51 @@ class Lanes:
     # ------------------------------------------------------------------ sending
 
     async def run(self, tasks: TaskGroup) -> None:
-        """Send whatever is ready, until cancelled. What is published within one turn of the event loop goes out together."""
-        self._tasks = tasks
-        while True:
-            await self._work.wait()
-            self._work = anyio.Event()
-            while self._connected and self._ready and self._in_flight < _IN_FLIGHT * _BATCH:
-                batch = self._next_batch()
-                if batch:
-                    self._in_flight += len(batch)
-                    tasks.start_soon(self._send, batch, name="fanwire publish")
+        """Send whatever is ready, until cancelled. What is published within one turn of the event loop goes out together.
 
-    def _next_batch(self) -> list[_Entry]:
+        Senders take batches by themselves: to start a task for each would cost as much as all the rest of it, and another turn.
+        """
+        self._tasks = tasks
+        try:
+            await self._send_ready(stays=True)
+        finally:
+            self._tasks = None
+
+    def _wake(self) -> None:
+        """Have a sender look, at its next turn, for what is ready."""
+        if self._woken:
+            return
+        while self._spare:
+            waiter = self._spare.pop()
+            if not waiter.done():  # at close, one may be cancelled already
+                self._woken = True
+                waiter.set_result(None)
+                return
+        if self._tasks is not None:
+            self._woken = True
+            self._tasks.start_soon(self._send_ready, name="fanwire publish")
+
+    async def _send_ready(self, stays: bool = False) -> None:
+        """Be a sender, until there are enough who have nothing to do."""
+        self._woken = False
+        while True:
+            batch = self._next_batch() if self._connected and self._in_flight < _IN_FLIGHT else None
+            if batch:
+                self._in_flight += len(batch)
+                if self._ready:
+                    self._wake()
+                await self._send(batch)
+            elif stays or len(self._spare) < _SPARE:
+                waiter = self._new_waiter()
+                self._spare.append(waiter)
+                await waiter
+                self._woken = False
+            else:
+                return
+
+    def _next_batch(self) -> list[Entry]:
         """Take a batch off the ready lanes; each of them is busy until its part is answered."""
-        batch: list[_Entry] = []
+        batch: list[Entry] = []
         size = 0
         while self._ready and len(batch) < _BATCH and size < _BATCH_BYTES:
             channel, lane = next(iter(self._ready.items()))
@@ -356,7 +329,14 @@ class Lanes:
                     entry.call.finish(entry, _not_sent(channel))
                     continue
                 outbound = entry.outbound
-                if outbound is None:
+                waiter = entry.call.waiter
+                if waiter is not None and waiter.done() and entry.state is _QUEUED and (outbound is None or not outbound.retry):
+                    # Its caller was cancelled, or its time is over, and learns that at its next turn.
+                    entry.state = _WITHDRAWN
+                    if outbound is not None:
+                        counter = self._skip_number(channel)
+                    continue
+                if outbound is None or not (outbound.retry or outbound.id.startswith(counter.prefix)):
                     outbound = entry.outbound = self._outbound(entry.prepared, counter)
                 if entry.state is not _ABANDONED:
                     # One that was abandoned in flight goes out again like the others: without it there would be a hole in the numbers.
@@ -368,6 +348,11 @@ class Lanes:
                 self._settle(channel, lane)
         return batch
 
+    def _skip_number(self, channel: str) -> Counter:
+        """Go on under a fresh publisher, and its counter: a number will not be seen. What has one behind it takes another when it is handed over; a retry keeps its own."""
+        self._publishers.renew(channel)
+        return self._publishers.counter(channel)
+
     def _outbound(self, message: Prepared, counter: Counter) -> Outbound:
         """Encode a message under its channel's next id: it is handed over now."""
         ref, data, created_at, key, headers, run_id = message
@@ -377,7 +362,7 @@ class Lanes:
         fields = (ref.channel, ref.topic, id, key, headers, run_id, data, frame, False)
         return tuple.__new__(Outbound, fields)  # pyright: ignore[reportUnknownMemberType]  # half the cost of calling the class
 
-    async def _send(self, batch: list[_Entry]) -> None:
+    async def _send(self, batch: list[Entry]) -> None:
         results: Sequence[Receipt | FanwireError] | None = None
         failure: FanwireError | None = None
         try:
@@ -400,20 +385,17 @@ class Lanes:
             self._release(batch)
         if isinstance(failure, Unavailable) and self._connected:
             await self._clock.sleep(_PAUSE)
-        self._work.set()
 
-    def _answered(self, batch: list[_Entry], results: Sequence[Receipt | FanwireError]) -> None:
+    def _answered(self, batch: list[Entry], results: Sequence[Receipt | FanwireError]) -> None:
         """Act upon one result per entry. Behind a refusal a channel's entries were not sent, whatever their results say."""
         refused: set[str] = set()
-        again: list[_Entry] = []
+        again: list[Entry] = []
         for entry, result in zip(batch, results, strict=True):
             channel = entry.channel
             if refused and channel in refused:
                 if channel in entry.call.refused:
                     entry.call.finish(entry, _told(entry, _not_sent(channel)))
                 elif entry.state is _SENT:
-                    if entry.outbound is not None and not entry.outbound.retry:
-                        entry.outbound = None  # it takes a number of the new publisher; a retry keeps its own
                     again.append(entry)
             elif isinstance(result, FanwireError):
                 refused.add(channel)
@@ -427,7 +409,7 @@ class Lanes:
                 entry.call.finish(entry, result)
         self._requeue(again)
 
-    def _failed(self, batch: list[_Entry], failure: FanwireError) -> None:
+    def _failed(self, batch: list[Entry], failure: FanwireError) -> None:
         """Act upon the failure of a whole batch: offer it again where that is safe, else tell the callers."""
         unknown = isinstance(failure, ConnectionLost)
         if self._failure is None and isinstance(failure, Unavailable) and (not unknown or self._retry_unknown):
@@ -447,14 +429,14 @@ class Lanes:
         for channel in {entry.channel for entry in batch}:
             self._publishers.renew(channel)
 
-    def _requeue(self, entries: list[_Entry]) -> None:
+    def _requeue(self, entries: list[Entry]) -> None:
         """Put entries back to the front of their lanes."""
         for entry in reversed(entries):
             if entry.state is _SENT:
                 entry.state = _QUEUED
             self._lanes[entry.channel].entries.appendleft(entry)
 
-    def _release(self, batch: list[_Entry]) -> None:
+    def _release(self, batch: list[Entry]) -> None:
         for channel in {entry.channel: None for entry in batch}:
             lane = self._lanes[channel]
             lane.busy = False
@@ -462,7 +444,7 @@ class Lanes:
         if self._failure is not None:
             self.fail(self._failure)
 
-    def _settle(self, channel: str, lane: _Lane) -> None:
+    def _settle(self, channel: str, lane: Lane) -> None:
         """File a lane that is not in flight: ready if it holds something, forgotten if not."""
         if lane.busy:
             return
@@ -482,7 +464,7 @@ def _defect(transport: Transport, error: Exception) -> Internal:
     return failure
 
 
-def _told(entry: _Entry, error: FanwireError) -> FanwireError:
+def _told(entry: Entry, error: FanwireError) -> FanwireError:
     """Return what a refusal means to the caller: nothing certain, if an earlier attempt may have been accepted."""
     if entry.outbound is None or not entry.outbound.retry:
         return error

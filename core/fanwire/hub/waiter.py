@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Protocol
 
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, current_token
 
 if TYPE_CHECKING:
     import trio
 
-__all__ = ("Waiter", "WaiterFactory", "checkpoint", "checkpoint_if_cancelled", "current_loop", "on_trio", "runs_anywhere", "waiter_factory")
+__all__ = ("Waiter", "WaiterFactory", "cancellation_check", "checkpoint", "current_loop", "on_trio", "runs_anywhere", "waiter_factory")
 
 
 class Waiter(Protocol):
@@ -92,6 +92,11 @@ def waiter_factory() -> WaiterFactory:
     if on_trio():
         return _TrioWaiter
     return asyncio.get_running_loop().create_future
+
+
+def cancellation_check() -> Callable[[], Awaitable[None]]:
+    """Return ``anyio.lowlevel.checkpoint_if_cancelled`` of the running event loop: to find out which loop it is takes longer than the check itself."""
+    return current_token().backend_class.checkpoint_if_cancelled
 
 
 def current_loop() -> Callable[[], object]:
