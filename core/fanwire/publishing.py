@@ -65,16 +65,16 @@ async def send_many(lanes: Lanes, messages: Iterable[Outgoing[Any]], max_payload
     """Check several messages and publish them; see :meth:`Realtime.publish_many`."""
     stamp = lanes.stamp()
     prepared: list[Prepared] = []
-    channel: str | None = None
+    last: object = None
     for message in messages:
         if not isinstance(message, Outgoing):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
             _not_outgoing(message)
         ref, key, headers = message.ref, message.key, message.headers
-        if ref.__class__ is not TopicRef:
-            unpack(message)
-        if ref.channel != channel:
-            channel = ref.channel
-            lanes.admit(channel)
+        if ref is not last:
+            if ref.__class__ is not TopicRef:
+                unpack(message)
+            lanes.admit(ref.channel)
+            last = ref
         schema = ref.schema
         try:  # as encode() does it, which is saved here
             encoded = schema.dump(schema.validate(message.data))

@@ -23,10 +23,10 @@ Users
     A user of the server with access to one namespace alone, here ``fanwire``, is made by::
 
         ACL SETUSER app on >password ~{fanwire:* &{fanwire:* +ping +info +client|kill +client|info +client|setname
-            +subscribe +unsubscribe +ssubscribe +sunsubscribe +publish +spublish +eval +evalsha
-            +xadd +xdel +xrange +xrevrange +xinfo|stream +xsetid +pexpire +get +set
+            +subscribe +unsubscribe +ssubscribe +sunsubscribe +publish +spublish +multi +exec
+            +eval +evalsha +xadd +xdel +xrange +xrevrange +xinfo|stream +xsetid +pexpire +get +set
 
-    Without history ``&{fanwire:* +subscribe +unsubscribe +publish`` is enough; with ``+eval +evalsha`` batches are faster. Without ``ping``, ``info`` and ``client`` it works,
+    Without history ``&{fanwire:* +subscribe +unsubscribe +publish`` is enough; with ``+multi +exec`` batches are faster. Without ``ping``, ``info`` and ``client`` it works,
     but the server's age is not checked, and a command that is still on its way when its connection is given up may be carried out behind its repetition. In a cluster
     ``+cluster|slots`` comes on top, for :class:`RedisStepStore` ``+hget +hset +hexists +unlink``.
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, TypeAlias, final
 
 from .wire import Command, Reply, ServerError, Wire
 
-__all__ = ("HEAD", "LOOK", "PAGE", "PLAIN", "PUBLISH", "Call", "Script", "run")
+__all__ = ("HEAD", "LOOK", "PAGE", "PUBLISH", "Call", "Script", "run")
 
 Call: TypeAlias = tuple[Sequence[bytes], Sequence[bytes | str | int]]
 """Keys and arguments."""
@@ -30,7 +30,6 @@ class Script(NamedTuple):
 
 
 PUBLISH: Final = Script.read("publish.lua")
-PLAIN: Final = Script.read("plain.lua")
 HEAD: Final = Script.read("head.lua")
 LOOK: Final = Script.read("look.lua")
 PAGE: Final = Script.read("page.lua")

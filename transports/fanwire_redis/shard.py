@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Final, TypeAlias, final
 
 from fanwire.errors import ConnectionLost, FanwireError, Unavailable
@@ -13,9 +15,9 @@ from .errors import is_stale, is_transient, server_error
 from .names import Names, fresh_epoch, head_cursor, split_frame, stream_id
 from .options import RedisOptions
 from .remembered import Remembered
-from .scripts import HEAD, LOOK, PAGE, PLAIN, PUBLISH, Call, run
+from .scripts import HEAD, LOOK, PAGE, PUBLISH, Call, run
 from .subscriber import Subscriber
-from .wire import Reply, ServerError, Wire
+from .wire import Reply, ServerError, Wire, pack_publishes
 
 __all__ = ("CALL", "CALL_PLAIN", "Shard")
 
@@ -23,7 +25,7 @@ CALL: Final = 64
 """Messages that one call of a script takes: the server does nothing else meanwhile."""
 
 CALL_PLAIN: Final = 256
-"""The same without history, which costs the server a quarter."""
+"""Messages of one transaction, without history: a message costs the server a tenth of that."""
 
 _PAGE_BYTES: Final = 4 * 2**20
 """Bytes after which a page of history ends."""
@@ -46,8 +48,8 @@ class Shard:
         self._remembered = remembered
         self._keeps = options.history > 0
         self._ttl = max(1, int(options.ttl * 1000))
-        self._scripts = True
-        """Whether this user may call scripts, as far as is known. Without history it need not."""
+        self._transactions: bool | None = None
+        """Whether this user may have transactions, once that is known. Without history it need not."""
         self.subscriber: Final = Subscriber(sink, sharded=sharded, keeps=self._keeps)
         self.commands: Wire
 
@@ -75,6 +77,10 @@ class Shard:
             ConnectionLost: the connection broke, the server is the wrong one by now, or a part was refused for a reason that passes.
             Unavailable: nothing was accepted, for a reason that passes.
         """
+        most = CALL if self._keeps else CALL_PLAIN
+        channel = messages[0].channel
+        if len(messages) <= most and not any(message.channel != channel or message.retry for message in messages):
+            return await self._publish_part(messages)
         results: list[Receipt | FanwireError | None] = [None] * len(messages)
         accepted = self._keeps and any(message.retry for message in messages) and await self._look_back(messages, results)
         waiting: dict[str, list[int]] = {}
@@ -83,7 +89,6 @@ class Shard:
                 waiting.setdefault(message.channel, []).append(index)
         errors: list[FanwireError] = []
         newest: dict[str, Receipt] = {}
-        most = CALL if self._keeps else CALL_PLAIN
         while waiting:
             parts = [indices[:most] for indices in waiting.values()]
             outcomes = await self._send([[messages[index] for index in part] for part in parts])
@@ -104,6 +109,16 @@ class Shard:
             self._judge(errors, accepted)
         self._remembered.positions(newest.values())
         return [result for result in results if result is not None]
+
+    async def _publish_part(self, messages: Sequence[Outbound]) -> Results:
+        """Publish messages of one channel that take one call: what nearly all batches are."""
+        (results,) = await self._send([messages])
+        newest = results[-1]
+        if isinstance(newest, Receipt):
+            self._remembered.positions([newest])
+        else:
+            self._judge([next(result for result in results if isinstance(result, FanwireError))], isinstance(results[0], Receipt))
+        return results
 
     async def _look_back(self, messages: Sequence[Outbound], results: list[Receipt | FanwireError | None]) -> bool:
         """Put into ``results`` what an earlier attempt has brought about; return whether anything.
@@ -200,44 +215,80 @@ class Shard:
     # ------------------------------------------------------------------ publishing without history
 
     async def _send_plain(self, parts: Sequence[Sequence[Outbound]]) -> list[Results]:
-        """Publish by a script what is more than a message: a server that refuses one of several commands may accept the next."""
-        if len(parts) == 1 == len(parts[0]) or not self._scripts:
+        """Publish as a transaction what is more than a message: a server that refuses one of several commands may accept the next.
+
+        One that is refused has published nothing. Parts that were not the reason go into another.
+        """
+        if len(parts) == 1 == len(parts[0]) or not await self._may_transact():
             return [await self._one_by_one(part) for part in parts]
-        groups = _groups([1 if self._sharded else len(part) for part in parts], 1 if self._sharded else CALL)
-        replies = await run(self.commands, PLAIN, [self._plain_arguments([parts[index] for index in group]) for group in groups])
-        outcomes: list[Results] = []
-        for group, reply in zip(groups, replies, strict=True):
-            for place, index in enumerate(group):
-                if not isinstance(reply, ServerError):
-                    outcomes.append(self._plain_receipts(parts[index], reply[2 * place], reply[2 * place + 1].decode(errors="replace")))
-                elif reply.code == "NOPERM":
-                    self._scripts = False
-                    outcomes.append(await self._one_by_one(parts[index]))
-                else:
-                    outcomes.append(self._plain_receipts(parts[index], 0, str(reply)))
+        outcomes: list[Results | None] = [None] * len(parts)
+        while missing := [index for index, outcome in enumerate(outcomes) if outcome is None]:
+            sizes = [1 if self._sharded else len(parts[index]) for index in missing]
+            groups = [[missing[place] for place in group] for group in _groups(sizes, 1 if self._sharded else CALL_PLAIN)]
+            for group, future in [(group, self._transact([parts[index] for index in group])) for group in groups]:
+                for index, outcome in zip(group, self._transacted([parts[index] for index in group], await future), strict=True):
+                    outcomes[index] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    async def _may_transact(self) -> bool:
+        """Tell whether this user may: of a transaction that must not begin, each command would be carried out on its own."""
+        if self._transactions is None:
+            told = await self.commands.send([("MULTI",), ("EXEC",)], 2)
+            self._transactions = not any(isinstance(reply, ServerError) and reply.code == "NOPERM" for reply in told)
+        return self._transactions
+
+    def _transact(self, parts: Sequence[Sequence[Outbound]]) -> asyncio.Future[list[Reply]]:
+        packed: list[bytes] = []
+        for part in parts:
+            packed += pack_publishes(self._publish, self._names.channel(part[0].channel), [message.frame for message in part])
+        return self.commands.transact(packed, sum(map(len, parts)))
+
+    def _transacted(self, parts: Sequence[Sequence[Outbound]], replies: Sequence[Reply]) -> list[Results | None]:
+        """Return what became of each part; ``None`` for one that was not sent because of another.
+
+        Raises:
+            ConnectionLost: a transaction was refused that had been allowed before, and what it held was accepted in part.
+        """
+        *queued, executed = replies
+        if not isinstance(executed, ServerError):
+            return self._executed(parts, executed)
+        opened, *answers = queued or [b"OK"]
+        if isinstance(opened, ServerError):
+            self._transactions = None
+            refused = [isinstance(answer, ServerError) for answer in answers]
+            if any(refused) and not all(refused):
+                raise ConnectionLost(f"redis: a part of what was to be one transaction was refused: {opened}") from opened
+            return self._executed(parts, answers)
+        causes = [next((answer for answer in own if isinstance(answer, ServerError)), None) for own in _cut(answers, parts)]
+        if not any(causes):
+            # Refused as a whole, and the reason stands behind its own code.
+            causes = [ServerError(str(executed).partition("because of: ")[2] or str(executed))] * len(parts)
+        return [None if cause is None else self._plain_receipts(part, 0, cause) for part, cause in zip(parts, causes, strict=True)]
+
+    def _executed(self, parts: Sequence[Sequence[Outbound]], replies: Sequence[Reply]) -> list[Results | None]:
+        """Return what became of each part, given a reply for each message."""
+        outcomes: list[Results | None] = []
+        for part, answers in zip(parts, _cut(replies, parts), strict=True):
+            done = next((index for index, answer in enumerate(answers) if isinstance(answer, ServerError)), len(part))
+            outcomes.append(self._plain_receipts(part, done, answers[done] if done < len(part) else None))
         return outcomes
 
-    def _plain_arguments(self, parts: Sequence[Sequence[Outbound]]) -> Call:
-        arguments: list[bytes | str | int] = [self._publish]
-        for part in parts:
-            arguments += [self._names.channel(part[0].channel), len(part), *[message.frame for message in part]]
-        return [self._names.channel(parts[0][0].channel)] if self._sharded else [], arguments
-
-    def _plain_receipts(self, messages: Sequence[Outbound], done: int, failure: str) -> Results:
+    def _plain_receipts(self, messages: Sequence[Outbound], done: int, failure: ServerError | None) -> Results:
         channel = messages[0].channel
         fields = [(message.id, channel, message.topic, None, False) for message in messages[:done]]
         results: Results = [tuple.__new__(Receipt, each) for each in fields]  # pyright: ignore[reportUnknownMemberType]  # half the cost of calling the class
-        if done < len(messages):
-            results.append(self._refused(ServerError(failure)))
+        if failure is not None:
+            results.append(self._refused(failure))
         return results + [_behind(channel)] * (len(messages) - len(results))
 
     async def _one_by_one(self, messages: Sequence[Outbound]) -> Results:
-        """Publish a single message, or for a user who may not call scripts."""
-        done, failure = 0, ""
+        """Publish a single message, or for a user who may not have transactions."""
+        done: int = 0
+        failure: ServerError | None = None
         for message in messages:
             (reply,) = await self.commands.send([(self._publish, self._names.channel(message.channel), message.frame)], 1)
             if isinstance(reply, ServerError):
-                failure = str(reply)
+                failure = reply
                 break
             done += 1
         return self._plain_receipts(messages, done, failure)
@@ -312,6 +363,12 @@ class Shard:
         for begin in range(0, len(names), _REFRESHED):
             part = names[begin : begin + _REFRESHED]
             await self.commands.send([("PEXPIRE", name, self._ttl) for name in part], len(part))
+
+
+def _cut(replies: Sequence[Reply], parts: Sequence[Sequence[Outbound]]) -> list[Sequence[Reply]]:
+    """Cut replies into those of each part."""
+    ends = list(accumulate(map(len, parts), initial=0))
+    return [replies[begin:end] for begin, end in pairwise(ends)]
 
 
 def _groups(sizes: Sequence[int], most: int) -> list[list[int]]:

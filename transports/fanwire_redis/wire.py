@@ -15,7 +15,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from fanwire.errors import ConnectionLost, Internal
 
-__all__ = ("Command", "Reply", "ServerError", "Wire", "take_over")
+__all__ = ("Command", "Reply", "ServerError", "Wire", "pack_publishes", "take_over")
 
 Command: TypeAlias = tuple[bytes | str | int, ...]
 Reply: TypeAlias = Any  # Any: what hiredis makes of a reply depends on the command
@@ -34,10 +34,12 @@ class ServerError(Exception):
 class _Call:
     """Commands that were sent together, and their replies so far."""
 
-    __slots__ = ("future", "missing", "replies")
+    __slots__ = ("future", "likely", "missing", "replies")
 
-    def __init__(self, future: asyncio.Future[list[Reply]], count: int) -> None:
+    def __init__(self, future: asyncio.Future[list[Reply]], count: int, likely: bytes = b"") -> None:
         self.future = future
+        self.likely = likely
+        """What all replies but the last most likely look like: then they need not be parsed."""
         self.missing = count
         self.replies: list[Reply] = []
 
@@ -81,6 +83,20 @@ class Wire(asyncio.Protocol):
         self.write(commands)
         return future
 
+    def transact(self, packed: Iterable[bytes], count: int) -> asyncio.Future[list[Reply]]:
+        """Send ``count`` commands that :func:`pack_publishes` has packed as one transaction: all are carried out with nothing in between, or none.
+
+        Returns:
+            The reply to ``EXEC``, alone where everything was queued, or else behind those to ``MULTI`` and to each command.
+        """
+        future: asyncio.Future[list[Reply]] = self._loop.create_future()
+        if self._transport is None or self.ended.done():
+            _fail(future, self.lost())
+            return future
+        self._calls.append(_Call(future, count + 2, b"+OK\r\n" + b"+QUEUED\r\n" * count))
+        self._transport.write(b"".join((b"*1\r\n$5\r\nMULTI\r\n", *packed, b"*1\r\n$4\r\nEXEC\r\n")))
+        return future
+
     def write(self, commands: Iterable[Command]) -> None:
         """Send commands that are answered by pushes."""
         if self._transport is not None and not self.ended.done():
@@ -92,10 +108,13 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse all that has come. Whatever cannot be parsed ends the connection: nothing behind it can be trusted."""
         reader = self._reader
+        push = self._on_push
+        if push is None and self._calls and (call := self._calls[0]).likely and not call.replies and data.startswith(call.likely):
+            data = data[len(call.likely) :]
+            call.missing = 1
         try:
             reader.feed(data)
             take = reader.gets
-            push = self._on_push
             if push is None:
                 while (reply := take()) is not False:
                     if type(reply) is not hiredis.PushNotification:  # what the server tells clients of its newer protocol by itself
@@ -151,6 +170,17 @@ class Wire(asyncio.Protocol):
         self.connection._writer = self.connection._reader = None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # its streams are ours since take_over()
         if self._transport is not None:
             await asyncio.wait((self.ended,))  # unlike awaiting it, this does not cancel it together with the caller
+
+
+def pack_publishes(command: str, channel: bytes, frames: Iterable[bytes]) -> list[bytes]:
+    """Pack a command for each message of one channel, for :meth:`Wire.transact`. One by one hiredis takes four times as long."""
+    head = b"*3\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$" % (len(command), command.encode(), len(channel), channel)
+    sized: dict[int, bytes] = {}
+    packed: list[bytes] = []
+    for frame in frames:
+        size = len(frame)
+        packed += (sized.get(size) or sized.setdefault(size, b"%b%d\r\n" % (head, size)), frame, b"\r\n")
+    return packed
 
 
 def _fail(future: asyncio.Future[list[Reply]], error: ConnectionLost) -> None:

@@ -63,7 +63,7 @@ class Entry:
 class Call:
     """One publish or publish_many: its entries and who waits for them."""
 
-    __slots__ = ("entries", "expired", "open", "refused", "waiter")
+    __slots__ = ("entries", "open", "refused", "waiter")
 
     def __init__(self, messages: Sequence[Prepared]) -> None:
         self.entries = [Entry(message, message[0].channel, self) for message in messages]
@@ -71,11 +71,9 @@ class Call:
         self.refused: set[str] = set()
         """Channels of which a message was refused: the rest of the call on them is not sent."""
         self.waiter: Waiter | None = None
-        self.expired = False
 
     def expire(self) -> None:
         """Give up waiting."""
-        self.expired = True
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 

@@ -147,6 +147,8 @@ class Lanes:
         if not rest:
             await checkpoint()
             return results
+        if not results:
+            return await self.send(messages, timeout)
         refused = {message.ref.channel for message, result in zip(messages, results, strict=False) if isinstance(result, FanwireError)}
         queued = iter(await self.send([message for message in rest if message.ref.channel not in refused], timeout))
         return results + [_not_sent(message.ref.channel) if message.ref.channel in refused else next(queued) for message in rest]
@@ -200,25 +202,22 @@ class Lanes:
             if lane is None or entry.channel != lane.channel:
                 lane = self._lane(entry.channel)
             lane.entries.append(entry)
+        if lane is None:
+            return []
         if not self._woken:
             self._wake()
+        call.waiter = waiter = self._new_waiter()
         try:
             if self.deadlines.add(call, timeout):
-                await self._outcome(call)
+                await waiter
             else:
                 with anyio.move_on_after(timeout):
-                    await self._outcome(call)
+                    await waiter
         finally:
             self.deadlines.drop(call)
             if call.open:
                 self._withdraw(call, timeout)
         return [entry.result for entry in call.entries if entry.result is not None]
-
-    async def _outcome(self, call: Call) -> None:
-        """Wait until each message of a call was accepted or refused, or its time is over."""
-        while call.open and not call.expired:
-            call.waiter = self._new_waiter()
-            await call.waiter
 
     def _lane(self, channel: str) -> Lane:
         """Return the lane of ``channel``, which is about to get an entry."""
@@ -323,15 +322,18 @@ class Lanes:
             lane.busy = True
             before = len(batch)
             entries, counter = lane.entries, self._publishers.counter(channel)
+            call, given_up = None, False
             while entries and len(batch) < _BATCH and size < _BATCH_BYTES:
                 entry = entries.popleft()
-                if entry.call.refused and channel in entry.call.refused:
-                    entry.call.finish(entry, _not_sent(channel))
+                if entry.call is not call:
+                    call = entry.call
+                    # It was cancelled, or its time is over, and its caller learns that at its next turn.
+                    given_up = call.waiter is not None and call.waiter.done()
+                if call.refused and channel in call.refused:
+                    call.finish(entry, _not_sent(channel))
                     continue
                 outbound = entry.outbound
-                waiter = entry.call.waiter
-                if waiter is not None and waiter.done() and entry.state is _QUEUED and (outbound is None or not outbound.retry):
-                    # Its caller was cancelled, or its time is over, and learns that at its next turn.
+                if given_up and entry.state is _QUEUED and (outbound is None or not outbound.retry):
                     entry.state = _WITHDRAWN
                     if outbound is not None:
                         counter = self._skip_number(channel)

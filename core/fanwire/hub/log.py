@@ -219,22 +219,20 @@ class InterestLog:
         good = True
         for item in self.entries[start:]:
             if item.__class__ is MutableMessage:
-                good = self._parse(item) and good  # pyright: ignore[reportArgumentType]  # its class was just looked at
+                message: MutableMessage[Any] = item  # pyright: ignore[reportAssignmentType]  # Any: any payload; its class was just looked at
+                schema, data, frame = message.data
+                try:
+                    message.data = schema.load(data)
+                except Exception as error:  # noqa: BLE001 - a schema may raise anything, and one bad message must not stop the stream
+                    message.__class__ = InvalidMessage
+                    self._refused(message.channel, message.topic, error, frame)
+                    good = False
+                else:
+                    message.__class__ = Message  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  # the same slots, as CPython checks
             elif item.__class__ is InvalidMessage:
                 good = False
         if not good:
             self._drop_invalid(start)
-
-    def _parse(self, item: MutableMessage[Any]) -> bool:  # Any: any payload
-        schema, data, frame = item.data
-        try:
-            item.data = schema.load(data)
-        except Exception as error:  # noqa: BLE001 - a schema may raise anything, and one bad message must not stop the stream
-            item.__class__ = InvalidMessage
-            self._refused(item.channel, item.topic, error, frame)
-            return False
-        item.__class__ = Message  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  # the same slots, as CPython checks
-        return True
 
     def _drop_invalid(self, start: int) -> None:
         """Take invalid messages out, behind everything that any cursor has passed."""

@@ -1,0 +1,229 @@
+"""Publishing without history: batches as transactions, what refuses them, and users who may not have any."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.exceptions import ResponseError
+
+from fanwire import Receipt
+from fanwire.errors import PartialPublish, PermissionDenied, Unavailable
+from fanwire_redis.wire import ServerError, Wire, pack_publishes
+from tests.redis.harness import cluster
+from tests.redis.scenes import connections_of, fresh_namespace, loops, opened, plain, room, running, until, watching, works
+from tests.servers.redis import RedisServer
+
+anyio_backend = loops("asyncio", "asyncio+uvloop")
+
+
+@asynccontextmanager
+async def user(*rules: str) -> AsyncGenerator[tuple[RedisServer, str, str]]:
+    """Start a server with a user who may only that; yield server, namespace and URL."""
+    namespace = fresh_namespace()
+    with running() as own:
+        allow(own, namespace, "reset", "on", ">sesam", "-@all", *(rule.replace("NS", namespace) for rule in rules))
+        yield own, namespace, f"redis://{namespace}:sesam@127.0.0.1:{own.port}"
+
+
+def allow(server: RedisServer, name: str, *rules: str) -> None:
+    with plain(server) as client:
+        client.execute_command("ACL", "SETUSER", name, *rules)
+
+
+LEAST = ("&{NS:*", "+ping", "+subscribe", "+unsubscribe", "+publish")
+
+
+def calls_of(server: RedisServer, command: str) -> int:
+    """Return how often the server has carried out a command."""
+    with plain(server) as client:
+        found: dict[str, Any] = client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})  # Any: as redis-py reads it
+    calls: int = found["calls"]
+    return calls
+
+
+@pytest.mark.anyio
+async def test_a_user_without_transactions_publishes_one_by_one() -> None:
+    async with user(*LEAST) as (own, namespace, url), opened(url, namespace, history=0) as rt:
+        await works(rt)
+        await works(rt, "b")
+        assert rt.stats().connections == 1
+        assert calls_of(own, "exec") == 0
+
+
+@pytest.mark.anyio
+async def test_a_batch_is_one_transaction() -> None:
+    async with user(*LEAST, "+multi", "+exec") as (own, namespace, url), opened(url, namespace, history=0) as rt:
+        await works(rt)  # 98 of its messages are one batch
+        assert calls_of(own, "exec") == 2, "one to find out whether it may, one for the batch"
+        async with watching(rt, room("a")) as a, watching(rt, room("b")) as b:
+            await rt.publish_many([room("ab"[n % 2])(n) for n in range(200)])
+            await b.reach(199)
+            await a.reach(198)
+        assert a.told == list(range(0, 200, 2))
+        assert b.told == list(range(1, 200, 2))
+        assert calls_of(own, "exec") == 3, "channels share one"
+
+
+@pytest.mark.anyio
+async def test_a_channel_that_is_refused_leaves_others_of_the_same_transaction_alone() -> None:
+    rules = ("&{NS:feed:a}", "&{NS:feed:c}", *LEAST[1:], "+multi", "+exec")
+    async with (
+        user(*rules) as (_, namespace, url),
+        opened(url, namespace, history=0) as rt,
+        watching(rt, room("a")) as a,
+        watching(rt, room("c")) as c,
+    ):
+        with pytest.raises(PartialPublish) as raised:
+            await rt.publish_many([room("abc"[n % 3])(n) for n in range(30)])
+        for n, result in enumerate(raised.value.results):
+            assert isinstance(result, Unavailable if n > 1 and n % 3 == 1 else PermissionDenied if n == 1 else Receipt), f"{n}: {result!r}"
+        await a.reach(27)
+        await c.reach(29)
+        assert a.told == list(range(0, 30, 3))
+        assert c.told == list(range(2, 30, 3))
+        assert rt.stats().connections == 1
+
+
+@pytest.mark.anyio
+async def test_transactions_that_are_forbidden_later() -> None:
+    """The commands of the next one are carried out on their own: all of them, and once."""
+    async with user(*LEAST, "+multi", "+exec") as (own, namespace, url), opened(url, namespace, history=0) as rt, watching(rt, room()) as watcher:
+        await rt.publish_many([room()(n) for n in range(1, 11)])
+        allow(own, namespace, "-multi", "-exec")
+        await rt.publish_many([room()(n) for n in range(11, 21)])
+        await rt.publish_many([room()(n) for n in range(21, 31)])
+        await watcher.reach(30)
+        assert watcher.told == list(range(1, 31))
+        allow(own, namespace, "-publish")
+        with pytest.raises(PartialPublish) as raised:
+            await rt.publish_many([room()(n) for n in range(31, 41)])
+        assert [type(result) for result in raised.value.results] == [PermissionDenied] + [Unavailable] * 9
+        assert rt.stats().connections == 1
+
+
+@pytest.mark.anyio
+async def test_a_server_that_is_busy_accepts_the_whole_batch_afterwards() -> None:
+    namespace = fresh_namespace()
+    with running("--busy-reply-threshold", "1") as own:
+        async with opened(f"redis://127.0.0.1:{own.port}", namespace, history=0, probe=20) as rt, watching(rt, room()) as watcher:
+            await rt.publish_many([room()(n) for n in range(1, 4)])
+
+            def spin() -> None:
+                with plain(own) as client, pytest.raises(ResponseError, match="killed"):
+                    client.eval("while true do end", 0)
+
+            def refused() -> int:
+                with plain(own) as client:
+                    return int(client.info("stats")["total_error_replies"])
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.to_thread.run_sync, spin)
+                await until(lambda: _is_busy(own), "the script runs")
+                tasks.start_soon(rt.publish_many, [room()(n) for n in range(4, 504)])
+                with plain(own) as client:
+                    connection = client.connection_pool.get_connection()
+                    await until(lambda: rt.stats().publishing > 0, "it is under way")
+                    await anyio.sleep(0.2)  # long enough for some attempts, which the server refuses
+                    connection.send_command("SCRIPT", "KILL")
+                    connection.read_response()
+                    client.connection_pool.release(connection)
+            assert refused() > 3, "there was no attempt while the server was busy"
+            await watcher.reach(503)
+            assert watcher.told == list(range(1, 504))
+            with plain(own) as client:
+                assert len(connections_of(client, namespace)) == 2
+
+
+def _is_busy(server: RedisServer) -> bool:
+    try:
+        with plain(server) as client:
+            client.ping()
+    except ResponseError as error:
+        return "BUSY" in str(error)
+    return False
+
+
+@pytest.mark.anyio
+async def test_on_a_cluster() -> None:
+    """A transaction per slot, all of them side by side."""
+    async with opened(cluster().url, history=0) as rt:
+        for title in "abc":
+            await works(rt, title)
+        titles = [f"r{n}" for n in range(20)]
+        async with AsyncExitStack() as stack:
+            watchers = [await stack.enter_async_context(watching(rt, room(title))) for title in titles]
+            await rt.publish_many([room(titles[n % 20])(n) for n in range(1000)])
+            for number, watcher in enumerate(watchers):
+                await watcher.reach(980 + number)
+                assert watcher.told == list(range(number, 1000, 20))
+
+
+# ---------------------------------------------------------------------- the bytes
+
+
+class _Pipe(asyncio.WriteTransport):
+    """Takes what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Be asked for nothing."""
+
+    def write(self, data: Any) -> None:  # Any: as the class it follows
+        self.written.append(bytes(data))
+
+
+def _lines(*replies: bytes | int) -> bytes:
+    return b"".join(b":%d\r\n" % reply if isinstance(reply, int) else reply + b"\r\n" for reply in replies)
+
+
+@given(st.data())
+def test_replies_are_told_alike_however_they_are_cut(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 5))
+    before, behind = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))
+    queued = data.draw(st.lists(st.sampled_from([b"+QUEUED", b"-NOPERM no", b"-BUSY wait"]), min_size=count, max_size=count))
+    fails = any(reply != b"+QUEUED" for reply in queued)
+    executed = _lines(b"-EXECABORT Transaction discarded because of previous errors.") if fails else _lines(b"*%d" % count, *range(count))
+    told = _lines(*range(before)) + _lines(b"+OK", *queued) + executed + _lines(*range(behind))
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(told)))))
+
+    async def run() -> None:
+        wire = Wire(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # it is asked for nothing
+        wire.attach(_Pipe())
+        sent = [wire.send([("PING",)], 1) for _ in range(before)]
+        transaction = wire.transact(pack_publishes("PUBLISH", b"c", [b"x"] * count), count)
+        sent += [wire.send([("PING",)], 1) for _ in range(behind)]
+        for begin, end in zip([0, *cuts], [*cuts, len(told)], strict=True):
+            if end > begin:
+                wire.data_received(told[begin:end])
+        assert [future.result() for future in sent] == [[n] for n in [*range(before), *range(behind)]]
+        *seen, outcome = transaction.result()
+        if fails:
+            assert isinstance(outcome, ServerError)
+            assert outcome.code == "EXECABORT"
+            assert [str(reply).encode() if isinstance(reply, ServerError) else reply for reply in seen] == [b"OK", *(reply[1:] for reply in queued)]
+        else:
+            assert outcome == list(range(count))
+            assert seen in ([], [b"OK", *[b"QUEUED"] * count])
+
+    asyncio.run(run())
+
+
+@given(st.lists(st.binary(max_size=40), max_size=6), st.binary(min_size=1, max_size=20))
+def test_commands_are_packed_as_the_server_reads_them(frames: Sequence[bytes], channel: bytes) -> None:
+    import hiredis
+
+    reader = hiredis.Reader()
+    reader.feed(b"".join(pack_publishes("SPUBLISH", channel, frames)))
+    assert [reader.gets() for _ in frames] == [[b"SPUBLISH", channel, frame] for frame in frames]
+    assert reader.gets() is False
