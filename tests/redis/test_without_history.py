@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -14,8 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
-from fanwire import Receipt
-from fanwire.errors import PartialPublish, PermissionDenied, Unavailable
+from fanwire import Cursor, GapReason, Receipt
+from fanwire.errors import ConnectionLost, PartialPublish, PermissionDenied, Unavailable
+from fanwire.transport import Outbound
+from fanwire_redis import RedisOptions
+from fanwire_redis.names import Names
+from fanwire_redis.remembered import Remembered
+from fanwire_redis.shard import Shard
 from fanwire_redis.wire import ServerError, Wire, pack_publishes
 from tests.redis.harness import cluster
 from tests.redis.scenes import connections_of, fresh_namespace, loops, opened, plain, room, running, until, watching, works
@@ -41,11 +46,11 @@ def allow(server: RedisServer, name: str, *rules: str) -> None:
 LEAST = ("&{NS:*", "+ping", "+subscribe", "+unsubscribe", "+publish")
 
 
-def calls_of(server: RedisServer, command: str) -> int:
-    """Return how often the server has carried out a command."""
+def calls_of(server: RedisServer, command: str, which: str = "calls") -> int:
+    """Return how often the server has carried out a command, or refused it."""
     with plain(server) as client:
-        found: dict[str, Any] = client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})  # Any: as redis-py reads it
-    calls: int = found["calls"]
+        found: dict[str, Any] = client.info("commandstats").get(f"cmdstat_{command}", {which: 0})  # Any: as redis-py reads it
+    calls: int = found[which]
     return calls
 
 
@@ -56,20 +61,21 @@ async def test_a_user_without_transactions_publishes_one_by_one() -> None:
         await works(rt, "b")
         assert rt.stats().connections == 1
         assert calls_of(own, "exec") == 0
+        assert calls_of(own, "multi", "rejected_calls") == 1, "it is not tried again"
 
 
 @pytest.mark.anyio
 async def test_a_batch_is_one_transaction() -> None:
     async with user(*LEAST, "+multi", "+exec") as (own, namespace, url), opened(url, namespace, history=0) as rt:
         await works(rt)  # 98 of its messages are one batch
-        assert calls_of(own, "exec") == 2, "one to find out whether it may, one for the batch"
+        assert calls_of(own, "exec") == 1
         async with watching(rt, room("a")) as a, watching(rt, room("b")) as b:
             await rt.publish_many([room("ab"[n % 2])(n) for n in range(200)])
             await b.reach(199)
             await a.reach(198)
         assert a.told == list(range(0, 200, 2))
         assert b.told == list(range(1, 200, 2))
-        assert calls_of(own, "exec") == 3, "channels share one"
+        assert calls_of(own, "exec") == 2, "channels share one"
 
 
 @pytest.mark.anyio
@@ -164,6 +170,64 @@ async def test_on_a_cluster() -> None:
             for number, watcher in enumerate(watchers):
                 await watcher.reach(980 + number)
                 assert watcher.told == list(range(number, 1000, 20))
+
+
+# ---------------------------------------------------------------------- what a server says at a moment that no test can meet
+
+
+class _Answers:
+    """A connection that says this."""
+
+    def __init__(self, replies: list[object]) -> None:
+        self._replies = replies
+
+    def transact(self, _packed: object, _count: int) -> asyncio.Future[list[object]]:
+        future: asyncio.Future[list[object]] = asyncio.get_running_loop().create_future()
+        future.set_result(self._replies)
+        return future
+
+
+class _NoSink:
+    """Nothing comes."""
+
+    def deliver(self, channel: str, generation: int, frame: bytes, position: Cursor | None, prev: Cursor | None, /) -> None:
+        raise NotImplementedError
+
+    def lost(self, channels: Collection[str] | None, reason: GapReason, lost: int | None, /) -> None:
+        raise NotImplementedError
+
+    def subscribed(self, channel: str, generation: int, position: Cursor | None, /) -> None:
+        raise NotImplementedError
+
+
+def _outbound(channel: str, n: int) -> Outbound:
+    return Outbound(channel, "t", f"p.{n}", None, None, None, b"1", b"frame", retry=False)
+
+
+def _publishing(replies: list[object], *messages: Outbound) -> Sequence[object]:
+    shard = Shard(RedisOptions(history=0), Names("fanwire"), _NoSink(), sharded=False, remembered=Remembered())
+    shard.commands = _Answers(replies)  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  # only this is asked of it
+    return asyncio.run(shard.publish(messages))  # pyright: ignore[reportArgumentType]
+
+
+BUSY = "BUSY Redis is busy running a script"
+
+
+def test_busy_when_all_is_queued_nothing_was_accepted() -> None:
+    with pytest.raises(Unavailable, match="busy with somebody's script"):
+        _publishing([ServerError(f"EXECABORT Transaction discarded because of: {BUSY}")], _outbound("a", 1), _outbound("a", 2))
+
+
+def test_one_of_its_own_commands_is_refused_at_the_end() -> None:
+    """The user's rights changed between the queue and the end of it."""
+    told = _publishing([[1, ServerError("NOPERM no"), 1]], _outbound("a", 1), _outbound("b", 1), _outbound("c", 1))
+    assert [type(result) for result in told] == [Receipt, PermissionDenied, Receipt]
+
+
+def test_a_part_of_no_transaction_was_accepted() -> None:
+    replies: list[object] = [ServerError("NOPERM no multi"), ServerError(BUSY), 1, ServerError("ERR EXEC without MULTI")]
+    with pytest.raises(ConnectionLost, match="only a part was accepted"):
+        _publishing(replies, _outbound("a", 1), _outbound("a", 2))
 
 
 # ---------------------------------------------------------------------- the bytes

@@ -48,8 +48,8 @@ class Shard:
         self._remembered = remembered
         self._keeps = options.history > 0
         self._ttl = max(1, int(options.ttl * 1000))
-        self._transactions: bool | None = None
-        """Whether this user may have transactions, once that is known. Without history it need not."""
+        self._transactions = True
+        """Whether this user may have transactions, as far as is known. Without history it need not."""
         self.subscriber: Final = Subscriber(sink, sharded=sharded, keeps=self._keeps)
         self.commands: Wire
 
@@ -78,8 +78,7 @@ class Shard:
             Unavailable: nothing was accepted, for a reason that passes.
         """
         most = CALL if self._keeps else CALL_PLAIN
-        channel = messages[0].channel
-        if len(messages) <= most and not any(message.channel != channel or message.retry for message in messages):
+        if 0 < len(messages) <= most and not any(message.channel != messages[0].channel or message.retry for message in messages):
             return await self._publish_part(messages)
         results: list[Receipt | FanwireError | None] = [None] * len(messages)
         accepted = self._keeps and any(message.retry for message in messages) and await self._look_back(messages, results)
@@ -219,7 +218,7 @@ class Shard:
 
         One that is refused has published nothing. Parts that were not the reason go into another.
         """
-        if len(parts) == 1 == len(parts[0]) or not await self._may_transact():
+        if len(parts) == 1 == len(parts[0]) or not self._transactions:
             return [await self._one_by_one(part) for part in parts]
         outcomes: list[Results | None] = [None] * len(parts)
         while missing := [index for index, outcome in enumerate(outcomes) if outcome is None]:
@@ -229,13 +228,6 @@ class Shard:
                 for index, outcome in zip(group, self._transacted([parts[index] for index in group], await future), strict=True):
                     outcomes[index] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
-
-    async def _may_transact(self) -> bool:
-        """Tell whether this user may: of a transaction that must not begin, each command would be carried out on its own."""
-        if self._transactions is None:
-            told = await self.commands.send([("MULTI",), ("EXEC",)], 2)
-            self._transactions = not any(isinstance(reply, ServerError) and reply.code == "NOPERM" for reply in told)
-        return self._transactions
 
     def _transact(self, parts: Sequence[Sequence[Outbound]]) -> asyncio.Future[list[Reply]]:
         packed: list[bytes] = []
@@ -247,17 +239,18 @@ class Shard:
         """Return what became of each part; ``None`` for one that was not sent because of another.
 
         Raises:
-            ConnectionLost: a transaction was refused that had been allowed before, and what it held was accepted in part.
+            ConnectionLost: this user may have no transactions, and of what was to be one a part was accepted.
         """
         *queued, executed = replies
         if not isinstance(executed, ServerError):
             return self._executed(parts, executed)
         opened, *answers = queued or [b"OK"]
         if isinstance(opened, ServerError):
-            self._transactions = None
+            # Each was carried out on its own.
+            self._transactions = False
             refused = [isinstance(answer, ServerError) for answer in answers]
             if any(refused) and not all(refused):
-                raise ConnectionLost(f"redis: a part of what was to be one transaction was refused: {opened}") from opened
+                raise ConnectionLost(f"redis: of what was to be a transaction, only a part was accepted: {opened}") from opened
             return self._executed(parts, answers)
         causes = [next((answer for answer in own if isinstance(answer, ServerError)), None) for own in _cut(answers, parts)]
         if not any(causes):

@@ -109,7 +109,7 @@ class Wire(asyncio.Protocol):
         """Parse all that has come. Whatever cannot be parsed ends the connection: nothing behind it can be trusted."""
         reader = self._reader
         push = self._on_push
-        if push is None and self._calls and (call := self._calls[0]).likely and not call.replies and data.startswith(call.likely):
+        if push is None and self._calls and (call := self._calls[0]).likely and data.startswith(call.likely):
             data = data[len(call.likely) :]
             call.missing = 1
         try:

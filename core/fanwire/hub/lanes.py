@@ -37,9 +37,6 @@ _BATCH_BYTES = 4 * 2**20
 _IN_FLIGHT = 4096
 """Messages in all batches that are under way."""
 
-_SPARE = 4
-"""Senders that may wait for something to do."""
-
 _PAUSE = 0.05
 """Seconds before a batch that the transport could not take is offered again."""
 
@@ -70,8 +67,8 @@ class Lanes:
         self._failure: FanwireError | None = None
         self._tasks: TaskGroup | None = None
         """Where senders live, while :meth:`run` does."""
-        self._spare: list[Waiter] = []
-        """Senders that have nothing to do."""
+        self._parked: Waiter | None = None
+        """The sender that stays, while it has nothing to do."""
         self._woken = False
         """Whether a sender is about to look for what is ready."""
         self.deadlines: Deadlines = Deadlines()
@@ -272,45 +269,37 @@ class Lanes:
     async def run(self, tasks: TaskGroup) -> None:
         """Send whatever is ready, until cancelled. What is published within one turn of the event loop goes out together.
 
-        Senders take batches by themselves: to start a task for each would cost as much as all the rest of it, and another turn.
+        One sender stays, and takes batches by itself: to start a task for each would cost as much as all the rest of it, and another turn. What is ready while it waits for
+        an answer takes further ones.
         """
         self._tasks = tasks
         try:
-            await self._send_ready(stays=True)
+            while True:
+                await self._send_ready()
+                self._parked = waiter = self._new_waiter()
+                await waiter
         finally:
-            self._tasks = None
+            self._tasks = self._parked = None
 
     def _wake(self) -> None:
-        """Have a sender look, at its next turn, for what is ready."""
-        if self._woken:
+        """Have a sender look, at its next turn, for what is ready, if anything is."""
+        if self._woken or not self._ready or not self._connected or self._tasks is None:
             return
-        while self._spare:
-            waiter = self._spare.pop()
-            if not waiter.done():  # at close, one may be cancelled already
-                self._woken = True
-                waiter.set_result(None)
-                return
-        if self._tasks is not None:
-            self._woken = True
+        self._woken = True
+        parked, self._parked = self._parked, None
+        if parked is None:
             self._tasks.start_soon(self._send_ready, name="fanwire publish")
+        elif not parked.done():  # it is, where the task was cancelled
+            parked.set_result(None)
 
-    async def _send_ready(self, stays: bool = False) -> None:
-        """Be a sender, until there are enough who have nothing to do."""
+    async def _send_ready(self) -> None:
+        """Send batches for as long as anything is ready."""
         self._woken = False
-        while True:
-            batch = self._next_batch() if self._connected and self._in_flight < _IN_FLIGHT else None
-            if batch:
-                self._in_flight += len(batch)
-                if self._ready:
-                    self._wake()
-                await self._send(batch)
-            elif stays or len(self._spare) < _SPARE:
-                waiter = self._new_waiter()
-                self._spare.append(waiter)
-                await waiter
-                self._woken = False
-            else:
-                return
+        while self._connected and self._in_flight < _IN_FLIGHT and (batch := self._next_batch()):
+            self._in_flight += len(batch)
+            if self._ready:
+                self._wake()
+            await self._send(batch)
 
     def _next_batch(self) -> list[Entry]:
         """Take a batch off the ready lanes; each of them is busy until its part is answered."""
@@ -325,7 +314,7 @@ class Lanes:
             call, given_up = None, False
             while entries and len(batch) < _BATCH and size < _BATCH_BYTES:
                 entry = entries.popleft()
-                if entry.call is not call:
+                if call is None or entry.call is not call:
                     call = entry.call
                     # It was cancelled, or its time is over, and its caller learns that at its next turn.
                     given_up = call.waiter is not None and call.waiter.done()

@@ -92,7 +92,8 @@ def waiter_factory() -> WaiterFactory:
     """Return what makes Waiters on the running event loop."""
     if on_trio():
         return _TrioWaiter
-    return partial(asyncio.Future, loop=asyncio.get_running_loop())  # what its create_future() does, for less
+    future: type[asyncio.Future[None]] = asyncio.Future
+    return partial(future, loop=asyncio.get_running_loop())  # what the loop's create_future() does, for less
 
 
 def cancellation_check() -> Callable[[], Awaitable[None]]:
