@@ -79,7 +79,7 @@ CASES = (
         (RAW, PLAIN, HYBRID, "broadcaster", "litestar", "faststream"),
         {"broadcaster": 500, "litestar": 500, "faststream": 50},
     ),
-    Case("latency, 1 subscriber", "paced", 1, 100, (RAW, PLAIN, HYBRID)),
+    Case("latency, 1 subscriber", "paced", 1, 300, (RAW, PLAIN, HYBRID)),
 )
 """Everything, in the order it is run."""
 
