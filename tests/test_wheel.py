@@ -162,12 +162,12 @@ WHEEL_FAULTS = {
     "another version": (swap(METADATA, VERSION, b"Version: 9.9"), f"metadata: Version lacks '{__version__}'"),
     "another summary": (swap(METADATA, b"Summary: Typed", b"Summary: Untyped"), "metadata: Summary has 'Untyped"),
     "another Python": (swap(METADATA, b"Requires-Python: >=3.11", b"Requires-Python: >=3.9"), "metadata: Requires-Python has '>=3.9'"),
-    "a requirement is missing": (swap(METADATA, b"Requires-Dist: anyio>=4.8\n", b""), "metadata: Requires-Dist lacks ('anyio'"),
+    "a requirement is missing": (swap(METADATA, b"Requires-Dist: anyio>=4.11\n", b""), "metadata: Requires-Dist lacks ('anyio'"),
     "a requirement is extra": (
         swap(METADATA, b"Requires-Dist: anyio", b"Requires-Dist: numpy\nRequires-Dist: anyio"),
         "metadata: Requires-Dist has ('numpy'",
     ),
-    "a lower bound is another": (swap(METADATA, b"anyio>=4.8", b"anyio>=4.0"), "metadata: Requires-Dist lacks ('anyio', '', '>=4.8', '')"),
+    "a lower bound is another": (swap(METADATA, b"anyio>=4.11", b"anyio>=4.0"), "metadata: Requires-Dist lacks ('anyio', '', '>=4.11', '')"),
     "an extra lost its package": (swap(METADATA, b"Requires-Dist: trio>=0.31; extra == 'all'\n", b""), "metadata: Requires-Dist lacks ('trio'"),
     "an extra is missing": (swap(METADATA, b"Provides-Extra: msgspec\n", b""), "metadata: Provides-Extra lacks 'msgspec'"),
     "a classifier is extra": (

@@ -65,7 +65,7 @@ async def send_many(lanes: Lanes, messages: Iterable[Outgoing[Any]], max_payload
     """Check several messages and publish them; see :meth:`Realtime.publish_many`."""
     stamp = lanes.stamp()
     prepared: list[Prepared] = []
-    last: object = None
+    last: object = prepared  # nothing that a message could name
     for message in messages:
         if not isinstance(message, Outgoing):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
             _not_outgoing(message)

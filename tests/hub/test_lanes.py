@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 
 import anyio
@@ -27,6 +28,8 @@ pytestmark = pytest.mark.anyio
 
 A, B = TopicRef("a", "t"), TopicRef("b", "t")
 DENIED = PermissionDenied("no")
+
+_caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 def prepared(ref: TopicRef[object], n: int, key: str | None = None) -> Prepared:
@@ -446,6 +449,72 @@ def test_cancelled_in_the_turn_before_hand_over_it_is_absent() -> None:
             assert counts(p.ids) == [1]
 
     asyncio.run(cancelled_in_time())
+
+
+async def test_who_wakes_a_sender_lends_it_no_context() -> None:
+    """It goes on to send what others publish."""
+    seen: list[str] = []
+
+    async def look(batch: Sequence[Outbound]) -> Sequence[Receipt | FanwireError]:
+        seen.append(_caller.get())
+        return await accept(batch)
+
+    gate = anyio.Event()
+    async with publishing() as p:
+        p.transport.outcomes = [held(gate), look]
+        first = p.call(prepared(A, 1))
+        await until(lambda: p.batches)
+        token = _caller.set("bob")
+        second = p.call(prepared(B, 2))
+        _caller.reset(token)
+        await second.done()
+        assert seen == ["nobody"]
+        gate.set()
+        await first.done()
+
+
+async def test_behind_a_refusal_the_outcome_of_what_is_tried_again_is_unknown() -> None:
+    gate = anyio.Event()
+    async with publishing() as p:
+        p.transport.outcomes = [held(gate, fail(ConnectionLost("cable"))), refuse(0)]
+        call = p.call(*many(A, *range(256)))
+        await until(lambda: p.batches)
+        p.lanes.connected(False)
+        other = p.call(*many(B, *range(1000, 1100)))
+        await until(lambda: p.lanes.waiting == 356)
+        gate.set()
+        await until(lambda: p.lanes._ready.keys() == {"a", "b"})
+        p.lanes.connected(True)
+        await other.done()
+        results = await call.done()
+        assert p.batches[1] == [*range(1000, 1100), *range(156)]
+        assert len(p.batches) == 2
+        assert {type(result) for result in results} == {ConnectionLost}
+        assert all("may have been accepted" in str(result) for result in results)
+
+
+async def test_a_retry_that_fails_for_good_has_an_unknown_outcome() -> None:
+    async with publishing() as p:
+        p.transport.outcomes = [fail(ConnectionLost("cable")), fail(DENIED)]
+        call = p.call(prepared(A, 1))
+        await p.repeated()
+        (result,) = await call.done()
+        assert isinstance(result, ConnectionLost)
+        assert result.__cause__ is DENIED
+
+
+async def test_at_the_end_the_outcome_of_what_is_tried_again_is_unknown() -> None:
+    async with publishing() as p:
+        p.transport.outcomes = [fail(ConnectionLost("cable"))]
+        call, new = p.call(prepared(A, 1)), None
+        await until(lambda: p.clock.sleepers)
+        p.lanes.connected(False)
+        new = p.call(prepared(B, 2))
+        await until(lambda: p.lanes.waiting == 2)
+        p.lanes.fail(Closed("the end"))
+        ((unknown,), (unsent,)) = (await call.done(), await new.done())
+        assert isinstance(unknown, ConnectionLost)
+        assert isinstance(unsent, Closed)
 
 
 async def test_a_number_that_will_not_be_seen_leaves_no_hole_behind_it() -> None:

@@ -315,7 +315,7 @@ async def test_a_cluster_client_of_the_application() -> None:
 @pytest.fixture(scope="module")
 def watched() -> Iterator[str]:
     """A master with a password, and a sentinel with another; the sentinel's host and port."""
-    (port,) = free_ports(below=50_000)
+    (port,) = free_ports()
     with running("--requirepass", "master's") as master, tempfile.TemporaryDirectory(prefix="fw-") as name:
         directory = Path(name)
         file = directory / "sentinel.conf"

@@ -65,6 +65,16 @@ async def test_a_user_without_transactions_publishes_one_by_one() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_user_who_may_begin_a_transaction_and_not_end_it() -> None:
+    """As by the server's categories: ``MULTI`` is fast, and ``EXEC`` is slow."""
+    async with user(*LEAST, "+multi") as (own, namespace, url), opened(url, namespace, history=0) as rt:
+        await works(rt)
+        await works(rt, "b")
+        assert calls_of(own, "exec", "rejected_calls") == 1, "it is not tried again"
+        assert rt.stats().connections == 1
+
+
+@pytest.mark.anyio
 async def test_a_batch_is_one_transaction() -> None:
     async with user(*LEAST, "+multi", "+exec") as (own, namespace, url), opened(url, namespace, history=0) as rt:
         await works(rt)  # 98 of its messages are one batch
@@ -180,6 +190,10 @@ class _Answers:
 
     def __init__(self, replies: list[object]) -> None:
         self._replies = replies
+        self.aborted = False
+
+    def abort(self, _error: Exception) -> None:
+        self.aborted = True
 
     def transact(self, _packed: object, _count: int) -> asyncio.Future[list[object]]:
         future: asyncio.Future[list[object]] = asyncio.get_running_loop().create_future()
@@ -204,9 +218,9 @@ def _outbound(channel: str, n: int) -> Outbound:
     return Outbound(channel, "t", f"p.{n}", None, None, None, b"1", b"frame", retry=False)
 
 
-def _publishing(replies: list[object], *messages: Outbound) -> Sequence[object]:
+def _publishing(connection: _Answers, *messages: Outbound) -> Sequence[object]:
     shard = Shard(RedisOptions(history=0), Names("fanwire"), _NoSink(), sharded=False, remembered=Remembered())
-    shard.commands = _Answers(replies)  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  # only this is asked of it
+    shard.commands = connection  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  # only this is asked of it
     return asyncio.run(shard.publish(messages))  # pyright: ignore[reportArgumentType]
 
 
@@ -215,19 +229,42 @@ BUSY = "BUSY Redis is busy running a script"
 
 def test_busy_when_all_is_queued_nothing_was_accepted() -> None:
     with pytest.raises(Unavailable, match="busy with somebody's script"):
-        _publishing([ServerError(f"EXECABORT Transaction discarded because of: {BUSY}")], _outbound("a", 1), _outbound("a", 2))
+        _publishing(_Answers([ServerError(f"EXECABORT Transaction discarded because of: {BUSY}")]), _outbound("a", 1), _outbound("a", 2))
 
 
 def test_one_of_its_own_commands_is_refused_at_the_end() -> None:
     """The user's rights changed between the queue and the end of it."""
-    told = _publishing([[1, ServerError("NOPERM no"), 1]], _outbound("a", 1), _outbound("b", 1), _outbound("c", 1))
+    told = _publishing(_Answers([[1, ServerError("NOPERM no"), 1]]), _outbound("a", 1), _outbound("b", 1), _outbound("c", 1))
     assert [type(result) for result in told] == [Receipt, PermissionDenied, Receipt]
+
+
+def test_without_a_transaction_each_channel_is_judged_by_itself() -> None:
+    replies: list[object] = [ServerError("NOPERM no multi"), 1, ServerError("NOPERM no channel"), ServerError("ERR EXEC without MULTI")]
+    told = _publishing(_Answers(replies), _outbound("a", 1), _outbound("b", 1))
+    assert [type(result) for result in told] == [Receipt, PermissionDenied]
+
+
+@pytest.mark.parametrize("error", ["NOPERM no exec", "ERR unknown command 'EXEC'"])
+def test_a_transaction_that_cannot_be_ended_ends_the_connection(error: str) -> None:
+    """Old servers keep it open: what came next would be queued, and look accepted."""
+    connection = _Answers([b"OK", b"QUEUED", b"QUEUED", ServerError(error)])
+    with pytest.raises(ConnectionLost, match="cannot be ended"):
+        _publishing(connection, _outbound("a", 1), _outbound("a", 2))
+    assert connection.aborted
+
+
+@pytest.mark.parametrize("error", ["MOVED 7 10.0.0.1:6379", "CLUSTERDOWN The cluster is down"])
+def test_a_cluster_that_changes_before_the_end_of_a_transaction(error: str) -> None:
+    connection = _Answers([ServerError(error)])
+    with pytest.raises(ConnectionLost if error.startswith("MOVED") else Unavailable, match="cluster"):
+        _publishing(connection, _outbound("a", 1), _outbound("a", 2))
+    assert connection.aborted is error.startswith("MOVED")
 
 
 def test_a_part_of_no_transaction_was_accepted() -> None:
     replies: list[object] = [ServerError("NOPERM no multi"), ServerError(BUSY), 1, ServerError("ERR EXEC without MULTI")]
-    with pytest.raises(ConnectionLost, match="only a part was accepted"):
-        _publishing(replies, _outbound("a", 1), _outbound("a", 2))
+    with pytest.raises(ConnectionLost, match="accepted behind one that was refused"):
+        _publishing(_Answers(replies), _outbound("a", 1), _outbound("a", 2))
 
 
 # ---------------------------------------------------------------------- the bytes

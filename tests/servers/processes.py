@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 __all__ = ("Process", "free_ports")
 
 
-def free_ports(count: int = 1, *, below: int = 65_536) -> list[int]:
-    """Return ports that nobody listens on. All are held until the last is found, so that no two are the same."""
-    sockets: list[socket.socket] = []
-    try:
-        while len(sockets) < count:
-            made = socket.socket()
-            sockets.append(made)
-            made.bind(("127.0.0.1", 0))
-            if made.getsockname()[1] >= below:
-                sockets.pop().close()
-        return [made.getsockname()[1] for made in sockets]
-    finally:
-        for made in sockets:
-            made.close()
+_FIRST, _BLOCK, _ABOVE = 10_000, 1_200, 10_000
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+_numbers = count(secrets.randbelow(_BLOCK))  # another run may be under way on this machine
+
+
+def free_ports(wanted: int = 1) -> list[int]:
+    """Return ports that nobody listens on, nor on those 10,000 above, where a server of a cluster listens, too.
+
+    They are below those that the system gives to outgoing connections, and each test process has some of its own: nobody takes them before the server is there that is to
+    have them.
+    """
+    found: list[int] = []
+    for _ in range(_BLOCK):
+        port = _FIRST + _worker * _BLOCK + next(_numbers) % _BLOCK
+        if _is_free(port) and _is_free(port + _ABOVE):
+            found.append(port)
+            if len(found) == wanted:
+                return found
+    raise RuntimeError("all ports that tests use are taken")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as made:
+        try:
+            made.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class Process:

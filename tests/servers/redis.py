@@ -62,7 +62,7 @@ class RedisServer:
     def __init__(self, *arguments: str, directory: str | None = None, port: int | None = None) -> None:
         self.directory = Path(directory or _temporary(self, "fanwire-redis-"))
         self.host = "127.0.0.1"
-        self.port = port or free_ports(below=50_000)[0]
+        self.port = port or free_ports()[0]
         self._tls = "--tls-port" in arguments
         command = [
             redis_server(), "--bind", "127.0.0.1", "--port", "0" if self._tls else str(self.port), "--dir", str(self.directory), "--save", "",
@@ -139,7 +139,7 @@ class RedisCluster:
     """Three masters with a replica each."""
 
     def __init__(self) -> None:
-        ports = free_ports(6, below=50_000)  # each also listens on its port + 10,000
+        ports = free_ports(6)
         self.servers = [
             RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "yes", port=port)
             for port in ports
@@ -197,7 +197,7 @@ class Sentinels:
     def __init__(self, down_after: int = 700) -> None:
         self.down_after = down_after
         self.servers = [RedisServer(), RedisServer()]
-        self.port = free_ports(below=50_000)[0]
+        self.port = free_ports()[0]
         self.directory = Path(_temporary(self, "fanwire-sentinel-"))
         self._process: Process | None = None
 

@@ -1,4 +1,4 @@
-"""What a process remembers of the channels it publishes on, beyond one connection."""
+"""What a process remembers of the server and the channels it publishes on, beyond one connection."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ V = TypeVar("V")
 
 @final
 class Remembered:
-    """Epochs and positions. What is not known costs the server a look, nothing else."""
+    """Epochs and positions, of which what is not known costs the server a look, nothing else; and a user's rights."""
 
-    __slots__ = ("_positions", "epochs")
+    __slots__ = ("_positions", "epochs", "transactions")
 
     def __init__(self) -> None:
+        self.transactions: bool = True
+        """Whether this user may have transactions, as far as is known. Without history it need not."""
         self.epochs: Final[dict[str, str]] = {}
         """Channel to the epoch of its stream, as the last batch found it."""
         self._positions: dict[str, tuple[str, int]] = {}

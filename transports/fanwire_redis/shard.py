@@ -48,8 +48,6 @@ class Shard:
         self._remembered = remembered
         self._keeps = options.history > 0
         self._ttl = max(1, int(options.ttl * 1000))
-        self._transactions = True
-        """Whether this user may have transactions, as far as is known. Without history it need not."""
         self.subscriber: Final = Subscriber(sink, sharded=sharded, keeps=self._keeps)
         self.commands: Wire
 
@@ -218,10 +216,12 @@ class Shard:
 
         One that is refused has published nothing. Parts that were not the reason go into another.
         """
-        if len(parts) == 1 == len(parts[0]) or not self._transactions:
-            return [await self._one_by_one(part) for part in parts]
         outcomes: list[Results | None] = [None] * len(parts)
         while missing := [index for index, outcome in enumerate(outcomes) if outcome is None]:
+            if len(parts) == 1 == len(parts[0]) or not self._remembered.transactions:
+                for index in missing:
+                    outcomes[index] = await self._one_by_one(parts[index])
+                break
             sizes = [1 if self._sharded else len(parts[index]) for index in missing]
             groups = [[missing[place] for place in group] for group in _groups(sizes, 1 if self._sharded else CALL_PLAIN)]
             for group, future in [(group, self._transact([parts[index] for index in group])) for group in groups]:
@@ -236,7 +236,7 @@ class Shard:
         return self.commands.transact(packed, sum(map(len, parts)))
 
     def _transacted(self, parts: Sequence[Sequence[Outbound]], replies: Sequence[Reply]) -> list[Results | None]:
-        """Return what became of each part; ``None`` for one that was not sent because of another.
+        """Return what became of each part; ``None`` for one that was not sent, and was not the reason.
 
         Raises:
             ConnectionLost: this user may have no transactions, and of what was to be one a part was accepted.
@@ -247,14 +247,25 @@ class Shard:
         opened, *answers = queued or [b"OK"]
         if isinstance(opened, ServerError):
             # Each was carried out on its own.
-            self._transactions = False
-            refused = [isinstance(answer, ServerError) for answer in answers]
-            if any(refused) and not all(refused):
-                raise ConnectionLost(f"redis: of what was to be a transaction, only a part was accepted: {opened}") from opened
+            self._remembered.transactions = False
+            for own in _cut(answers, parts):
+                refused = [isinstance(answer, ServerError) for answer in own]
+                if refused != sorted(refused):
+                    raise ConnectionLost(
+                        f"redis: of what was to be a transaction, a part was accepted behind one that was refused: {opened}"
+                    ) from opened
             return self._executed(parts, answers)
+        if executed.code != "EXECABORT" and not is_stale(executed) and not is_transient(executed):
+            # Nothing was carried out, but what comes next would still be queued.
+            self._remembered.transactions = False
+            self.commands.abort(server_error(executed))
+            raise ConnectionLost(f"redis: a transaction cannot be ended: {executed}") from executed
         causes = [next((answer for answer in own if isinstance(answer, ServerError)), None) for own in _cut(answers, parts)]
         if not any(causes):
             # Refused as a whole, and the reason stands behind its own code.
+            if "because of: NOPERM" in str(executed):
+                self._remembered.transactions = False
+                return [None] * len(parts)
             causes = [ServerError(str(executed).partition("because of: ")[2] or str(executed))] * len(parts)
         return [None if cause is None else self._plain_receipts(part, 0, cause) for part, cause in zip(parts, causes, strict=True)]
 

@@ -40,7 +40,7 @@ class State(Enum):
     """Its caller no longer waits, and it was not sent."""
 
 
-_QUEUED, _, _DONE, _ABANDONED, _ = State  # looked up for every message
+_QUEUED, _DONE, _ABANDONED = State.QUEUED, State.DONE, State.ABANDONED  # looked up for every message
 
 
 @final
@@ -50,11 +50,11 @@ class Entry:
     __slots__ = ("call", "channel", "outbound", "prepared", "result", "state")
 
     def __init__(self, prepared: Prepared, channel: str, call: Call) -> None:
-        self.prepared = prepared
-        self.channel = channel
-        self.call = call
+        self.prepared: Prepared = prepared
+        self.channel: str = channel
+        self.call: Call = call
         self.result: Receipt | FanwireError | None = None
-        self.state = _QUEUED
+        self.state: State = _QUEUED
         self.outbound: Outbound | None = None
         """Set by an attempt whose outcome is unknown: a retry keeps its id."""
 
@@ -66,8 +66,8 @@ class Call:
     __slots__ = ("entries", "open", "refused", "waiter")
 
     def __init__(self, messages: Sequence[Prepared]) -> None:
-        self.entries = [Entry(message, message[0].channel, self) for message in messages]
-        self.open = len(self.entries)
+        self.entries: list[Entry] = [Entry(message, message[0].channel, self) for message in messages]
+        self.open: int = len(self.entries)
         self.refused: set[str] = set()
         """Channels of which a message was refused: the rest of the call on them is not sent."""
         self.waiter: Waiter | None = None
@@ -94,6 +94,6 @@ class Lane:
     __slots__ = ("busy", "channel", "entries")
 
     def __init__(self, channel: str) -> None:
-        self.channel = channel
+        self.channel: str = channel
         self.entries: deque[Entry] = deque()
-        self.busy = False
+        self.busy: bool = False

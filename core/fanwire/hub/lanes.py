@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context, copy_context
 from typing import Any, final
 
 import anyio
@@ -67,6 +68,8 @@ class Lanes:
         self._failure: FanwireError | None = None
         self._tasks: TaskGroup | None = None
         """Where senders live, while :meth:`run` does."""
+        self._context = Context()
+        """Of :meth:`run`, and so of all senders: they serve whoever comes, not the caller who wakes them."""
         self._parked: Waiter | None = None
         """The sender that stays, while it has nothing to do."""
         self._woken = False
@@ -201,9 +204,9 @@ class Lanes:
             lane.entries.append(entry)
         if lane is None:
             return []
+        call.waiter = waiter = self._new_waiter()
         if not self._woken:
             self._wake()
-        call.waiter = waiter = self._new_waiter()
         try:
             if self.deadlines.add(call, timeout):
                 await waiter
@@ -257,7 +260,7 @@ class Lanes:
         for lane in list(self._lanes.values()):
             while lane.entries:
                 entry = lane.entries.popleft()
-                entry.call.finish(entry, error)
+                entry.call.finish(entry, _told(entry, error))
         self._ready.clear()
         if not self._in_flight:
             self._lanes.clear()
@@ -272,7 +275,7 @@ class Lanes:
         One sender stays, and takes batches by itself: to start a task for each would cost as much as all the rest of it, and another turn. What is ready while it waits for
         an answer takes further ones.
         """
-        self._tasks = tasks
+        self._tasks, self._context = tasks, copy_context()
         try:
             while True:
                 await self._send_ready()
@@ -288,9 +291,12 @@ class Lanes:
         self._woken = True
         parked, self._parked = self._parked, None
         if parked is None:
-            self._tasks.start_soon(self._send_ready, name="fanwire publish")
+            self._context.run(self._start_sender, self._tasks)
         elif not parked.done():  # it is, where the task was cancelled
             parked.set_result(None)
+
+    def _start_sender(self, tasks: TaskGroup) -> None:
+        tasks.start_soon(self._send_ready, name="fanwire publish")
 
     async def _send_ready(self) -> None:
         """Send batches for as long as anything is ready."""
@@ -319,7 +325,7 @@ class Lanes:
                     # It was cancelled, or its time is over, and its caller learns that at its next turn.
                     given_up = call.waiter is not None and call.waiter.done()
                 if call.refused and channel in call.refused:
-                    call.finish(entry, _not_sent(channel))
+                    call.finish(entry, _told(entry, _not_sent(channel)))
                     continue
                 outbound = entry.outbound
                 if given_up and entry.state is _QUEUED and (outbound is None or not outbound.retry):
@@ -416,7 +422,7 @@ class Lanes:
             told = failure
         for entry in batch:
             entry.call.refused.add(entry.channel)
-            entry.call.finish(entry, told)
+            entry.call.finish(entry, told if unknown else _told(entry, told))
         for channel in {entry.channel for entry in batch}:
             self._publishers.renew(channel)
 
