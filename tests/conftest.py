@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -21,8 +22,10 @@ settings.load_profile("repeatable" if strict() else "exploring")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch for skips."""
+    """Watch for skips; allow interrupts."""
     config.pluginmanager.register(Untested(), "fanwire-untested")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background; programs under test would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

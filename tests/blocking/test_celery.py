@@ -106,15 +106,11 @@ def results(directory: Path, numbers: list[int]) -> list[dict[str, Any]]:  # Any
     pending = [tasks.publish.delay(n) for n in {numbers}]
     print(json.dumps([task.get(timeout=60, interval=0.05) for task in pending]))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=directory,
-        env=environment(directory),
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    try:
+        done = subprocess.run(command, cwd=directory, env=environment(directory), capture_output=True, text=True, timeout=90, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"no result in time\n{error.stderr!r}\n{(directory / 'log').read_text(encoding='utf-8')}") from error
     assert done.returncode == 0, f"{done.stderr}\n{(directory / 'log').read_text(encoding='utf-8')}"
     import json
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextvars import Context
 from functools import partial
 
 import pytest
 
+import fanwire.blocking.portal as portals_module
 from fanwire import BlockingRealtime, BlockingSubscription, Message
 from fanwire.blocking.portal import Job, Portal
 from fanwire.errors import Closed, Internal, Unavailable
@@ -71,7 +74,7 @@ def test_closing_fails_what_is_still_to_be_sent(rt: BlockingRealtime, transport:
     transport.faults.block()
     publishing = in_thread(lambda: rt.publish(room.a, 1, timeout=60))
     subscribing = in_thread(rt.subscribe(room.b).__enter__)
-    until(lambda: rt.stats().publishing == 1, "it is being sent")
+    until(lambda: rt.stats().publishing == rt.stats().subscriptions == 1, "both are under way")
     rt.close(0.01)
     with pytest.raises(Closed):
         finish(publishing)
@@ -103,6 +106,41 @@ def test_closing_while_it_is_being_opened(transport: MemoryTransport) -> None:
         with pytest.raises(Closed):
             finish(waiting)
     until(lambda: not portals(), "the thread has ended")
+
+
+def test_a_call_that_reaches_the_loop_at_its_very_end(rt: BlockingRealtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was let in before the end was noted, and handed over once the loop had cancelled its tasks. A task begun now would never run, nor be awaited."""
+    portal = portal_of(rt)
+    loop = portal._loop
+    assert loop is not None
+    ending, handed_over = threading.Event(), threading.Event()
+    context, post = portals_module._context, portal.post
+
+    async def last_thing(timeout: float | None = None) -> None:
+        ending.set()
+        assert handed_over.wait(10)  # which the loop sees in its last turn
+
+    def context_at_the_end() -> Context:
+        assert ending.wait(10)
+        return context()
+
+    def post_and_tell(callback: Callable[[], object], given: Context | None = None) -> bool:
+        try:
+            return post(callback, given)
+        finally:
+            if given is not None:
+                handed_over.set()
+
+    monkeypatch.setattr(loop, "shutdown_default_executor", last_thing)
+    monkeypatch.setattr(portals_module, "_context", context_at_the_end)
+    monkeypatch.setattr(portal, "post", post_and_tell)
+    calling = in_thread(rt.ping)
+    until(lambda: bool(portal._jobs), "it was let in")
+    rt.close()
+    with pytest.raises(Closed):
+        finish(calling)
+    assert not portal._jobs
+    assert not asyncio.all_tasks(loop)
 
 
 def test_any_number_of_threads_may_close(rt: BlockingRealtime) -> None:

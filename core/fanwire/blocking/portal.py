@@ -146,6 +146,10 @@ class Job(Generic[T]):
 
     def begin(self, portal: Portal) -> None:
         """Start the task. It belongs to this job, and the portal keeps the job until it has ended: a task group would have to be entered by each, for what takes microseconds."""
+        if portal.over is not None:  # it was noted meanwhile, and the loop may be past cancelling its tasks: it would never run this one
+            portal.forget(self)
+            self.fail(portal.closed())
+            return
         self._task = asyncio.get_running_loop().create_task(self._drive(portal), name="fanwire blocking call")
 
     async def _drive(self, portal: Portal) -> None:
