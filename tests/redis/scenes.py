@@ -326,10 +326,10 @@ async def works(rt: Realtime, title: str = "a") -> None:
         assert [message.data for message in await rt.history(ref, start=Start.last(5))] == [96, 97, 98, 99, 100]
 
 
-async def refused(url: str, kind: type[FanwireError], *words: str, seconds: float = 2.0, history: int = 1000) -> None:
+async def refused(url: str, kind: type[FanwireError], *words: str, seconds: float = 2.0, history: int = 1000, probe: float = 0.5) -> None:
     """Assert that no connection is made, that this is known in time, and that the error has these words."""
     with anyio.fail_after(seconds + 1.5), pytest.raises(kind) as raised:
-        async with opened(url, connect_timeout=seconds, history=history, probe=0.5):
+        async with opened(url, connect_timeout=seconds, history=history, probe=probe):
             pass
     for word in words:
         assert word in str(raised.value), f"{word!r} is not in: {raised.value}"

@@ -87,6 +87,8 @@ async def test_tls_or_none_by_mistake(tmp_path_factory: pytest.TempPathFactory) 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: refused(f"redis://127.0.0.1:{tls.port}", ConnectFailed, f"127.0.0.1:{tls.port}", "TLS", "rediss://"))
             tasks.start_soon(lambda: refused(f"rediss://127.0.0.1:{server().port}", ConnectFailed, f"127.0.0.1:{server().port}", "TLS"))
+            # Who waits as long as a probe does, as `fanwire check` by default, is told all the same.
+            tasks.start_soon(lambda: refused(f"rediss://127.0.0.1:{server().port}", ConnectFailed, "does it speak TLS", seconds=2.0, probe=2.0))
 
 
 @pytest.mark.anyio

@@ -81,7 +81,7 @@ def deployment_of(options: RedisOptions, client: Redis | RedisCluster | None) ->
         ConfigError: the URL is wrong.
     """
     if isinstance(client, RedisCluster):
-        return Cluster(client, own=False, patience=options.probe)
+        return Cluster(client, own=False, patience=options.patience)
     if client is not None:
         return Single(client, own=False)
     target = parse_target(options.url.get_secret_value() or _DEFAULT)
@@ -95,7 +95,7 @@ def deployment_of(options: RedisOptions, client: Redis | RedisCluster | None) ->
     if target.scheme == "redis+cluster":
         nodes = [ClusterNode(host, port) for host, port in target.hosts]
         arguments: dict[str, Any] = {**shared, "startup_nodes": nodes, **({"ssl": True, **_tls(options)} if options.tls else {})}  # Any: as above
-        return Cluster(RedisCluster(**arguments), own=True, patience=options.probe)
+        return Cluster(RedisCluster(**arguments), own=True, patience=options.patience)
     return Single(_single(options, target, shared), own=True)
 
 

@@ -65,6 +65,11 @@ class RedisOptions(TransportOptions):
     sentinel_password: SecretStr | None = None
     """Credentials of the sentinels themselves; those in the URL are the servers'."""
 
+    @property
+    def patience(self) -> float:
+        """Seconds that a server may take to be connected to: less than ``probe``, so that whoever waits as long as that is told what was wrong."""
+        return 0.8 * self.probe
+
 
 @final
 class Target(NamedTuple):

@@ -129,7 +129,7 @@ class RedisTransport:
                 await self._deployment.close()
 
     async def _open(self, shard: Shard, master: Master, connections: list[AbstractConnection]) -> None:
-        patience = self._options.probe
+        patience = self._options.patience
         own = self._options.client_name if self._own else ""
         name: list[Command] = [("CLIENT", "SETNAME", own)] if own else []
         connections.append(await open_connection(master.connection, master.where, patience))
