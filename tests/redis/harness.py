@@ -234,10 +234,17 @@ class Hybrid(RedisHarness):
     async def rewind(self, channel: str, back: int) -> None:
         """As a replica has it that was behind when it was promoted."""
         with self.at(channel) as (client,):
-            newest = [id for id, _ in command(client, "XREVRANGE", self.stream(channel), "+", "-", "COUNT", back + 1)]
-            client.xdel(self.stream(channel), *newest[:back])
-            epoch, _, number = newest[0].partition(b"-")
-            command(client, "XSETID", self.stream(channel), f"{epoch.decode()}-{int(number) - back}")
+            entries = command(client, "XRANGE", self.stream(channel), "-", "+")
+            epoch, _, number = entries[-1][0].partition(b"-")
+            last = f"{epoch.decode()}-{int(number) - back}"
+            with client.pipeline(transaction=True) as pipeline:  # made anew, for newer servers do not let a stream go back
+                pipeline.delete(self.stream(channel))
+                for id, fields in entries[:-back]:
+                    pipeline.xadd(self.stream(channel), fields, id)
+                if len(entries) == back:
+                    pipeline.xadd(self.stream(channel), {"d": ""}, last)
+                    pipeline.xdel(self.stream(channel), last)
+                pipeline.execute()
 
 
 class Plain(RedisHarness):

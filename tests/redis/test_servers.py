@@ -16,6 +16,7 @@ import fanwire_redis
 from fanwire import BlockingRealtime, Channel, Realtime, Start, topic
 from fanwire.errors import ConfigError, ConnectFailed, FanwireError, PermissionDenied, Unauthenticated, Unsupported
 from fanwire_redis import RedisOptions, RedisTransport
+from fanwire_redis.scripts import PUBLISH
 from tests.redis.harness import cluster
 from tests.redis.scenes import (
     audited,
@@ -35,7 +36,7 @@ from tests.redis.scenes import (
     works,
 )
 from tests.servers.processes import Process, free_ports
-from tests.servers.redis import RedisServer, redis_server
+from tests.servers.redis import RedisServer, command, redis_server
 
 anyio_backend = loops("asyncio", "asyncio+uvloop")
 
@@ -223,6 +224,40 @@ async def test_a_channel_that_is_refused_leaves_the_others_alone(guarded: RedisS
         assert rt.stats().connections == 1
     with plain(guarded) as client:
         assert client.xlen(stream_of(namespace, "feed:b")) == 0, "what was refused is there"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("key", [None, "order-17"])
+async def test_what_is_refused_takes_no_number(guarded: RedisServer, key: str | None) -> None:
+    """Nobody who may publish sees a hole where somebody tried who may not."""
+    namespace = fresh_namespace()
+    url = grant(guarded, namespace, f"~{{{namespace}:*", f"&{{{namespace}:*", *(f"+{command}" for command in MINIMUM if command != "publish"))
+    full = f"redis://127.0.0.1:{guarded.port}"
+    async with opened(full, namespace) as rt, opened(url, namespace) as refused_one, watching(rt, room()) as watcher:
+        for number in (1, 2, 3):
+            for _ in range(2):  # the second time, the epoch is known
+                with pytest.raises(PermissionDenied, match="publish"):
+                    await refused_one.publish(room(), 100, key=key)
+            await rt.publish(room(), number)
+        await watcher.reach(3)
+        assert watcher.told == [1, 2, 3]
+        assert [message.data for message in await rt.history(room())] == [1, 2, 3]
+    with plain(guarded) as client:
+        assert [id.partition(b"-")[2] for id, _ in command(client, "XRANGE", stream_of(namespace, "feed:a"), "-", "+")] == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("epoch", ["", "1700000000000"])
+def test_what_could_not_be_published_is_not_in_history(epoch: str) -> None:
+    """For a reason that cannot be known before: here another command in the place of PUBLISH, for which the channel is a key of the wrong type."""
+    namespace = fresh_namespace()
+    stream, wrong = stream_of(namespace, "feed:a"), f"{{{namespace}:feed:a}}wrong"
+    with plain(server()) as client:
+        client.xadd(stream, {"d": "before"}, "1700000000000-1")
+        client.rpush(wrong, 1)
+        arguments: list[str | int] = ["APPEND", wrong, 10, 60_000, epoch, "1700000000000", 60_000, "plain", "frame", "another"]
+        (told,) = command(client, "EVAL", PUBLISH.source, 1, stream, *arguments)
+        assert told.startswith(b"!WRONGTYPE")
+        assert [id for id, _ in command(client, "XRANGE", stream, "-", "+")] == [b"1700000000000-1"]
 
 
 @pytest.mark.anyio

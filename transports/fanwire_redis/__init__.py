@@ -24,7 +24,7 @@ Users
 
         ACL SETUSER app on >password ~{fanwire:* &{fanwire:* +ping +info +client|kill +client|info +client|setname
             +subscribe +unsubscribe +ssubscribe +sunsubscribe +publish +spublish +multi +exec
-            +eval +evalsha +xadd +xdel +xrange +xrevrange +xinfo|stream +xsetid +pexpire +get +set
+            +eval +evalsha +xadd +xdel +xrange +xrevrange +xinfo|stream +pexpire +get +set
 
     Without history ``&{fanwire:* +subscribe +unsubscribe +publish`` is enough; with ``+multi +exec`` batches are faster. Without ``ping``, ``info`` and ``client`` it works,
     but the server's age is not checked, and a command that is still on its way when its connection is given up may be carried out behind its repetition. In a cluster

@@ -25,7 +25,7 @@ __all__ = ("GRANT", "connect_error", "is_stale", "is_transient", "server_error")
 
 GRANT: Final = (
     "~{<namespace>:* &{<namespace>:* +ping +info +client|kill +client|info +client|setname +subscribe +unsubscribe +ssubscribe +sunsubscribe +publish +spublish "
-    "+multi +exec +eval +evalsha +xadd +xdel +xrange +xrevrange +xinfo|stream +xsetid +pexpire +get +set"
+    "+multi +exec +eval +evalsha +xadd +xdel +xrange +xrevrange +xinfo|stream +pexpire +get +set"
 )
 """What a user of the server needs, see the package's docstring."""
 
