@@ -21,9 +21,9 @@ from fanwire_redis import RedisOptions, RedisTransport
 from fanwire_redis.names import fresh_epoch
 from fanwire_redis.scripts import PUBLISH
 from tests.servers.processes import free_ports
-from tests.servers.redis import ForeignServer, RedisCluster, RedisServer, Sentinels, command, external
+from tests.servers.redis import ForeignServer, RedisCluster, RedisServer, Sentinels, command, external, valkey_server
 
-__all__ = ("ClusterHarness", "Hybrid", "Plain", "SentinelHarness", "cluster", "sentinels", "server", "stop_all")
+__all__ = ("ClusterHarness", "Hybrid", "Plain", "SentinelHarness", "Valkey", "cluster", "sentinels", "server", "stop_all", "valkey")
 
 _running: list[Callable[[], None]] = []
 
@@ -33,6 +33,15 @@ def server() -> RedisServer:
     """Return the server that all tests share that do not break it for others."""
     elsewhere = external()
     made = ForeignServer(elsewhere) if elsewhere else RedisServer("--enable-debug-command", "yes")
+    _running.append(made.stop)
+    made.start()
+    return made
+
+
+@functools.cache
+def valkey() -> RedisServer:
+    """Return the shared server that is a Valkey."""
+    made = RedisServer("--enable-debug-command", "yes", program=valkey_server())
     _running.append(made.stop)
     made.start()
     return made
@@ -60,7 +69,7 @@ def stop_all() -> None:
     """Stop what was started."""
     while _running:
         _running.pop()()
-    for shared in (server, cluster, sentinels):
+    for shared in (server, valkey, cluster, sentinels):
         shared.cache_clear()
 
 
@@ -107,7 +116,7 @@ class RedisHarness(Harness):
     @classmethod
     def location(cls) -> str:
         """Return the URL by which others reach the servers."""
-        return server().url
+        return cls.servers()[0].url
 
     def proxied(self, address: tuple[str, int]) -> tuple[str, int]:
         """Return the proxy's address for a server's, if it has one."""
@@ -245,6 +254,14 @@ class Hybrid(RedisHarness):
                     pipeline.xadd(self.stream(channel), {"d": ""}, last)
                     pipeline.xdel(self.stream(channel), last)
                 pipeline.execute()
+
+
+class Valkey(Hybrid):
+    """One server of another make, and newer."""
+
+    @classmethod
+    def servers(cls) -> list[RedisServer]:
+        return [valkey()]
 
 
 class Plain(RedisHarness):

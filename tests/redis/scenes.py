@@ -94,10 +94,10 @@ def server() -> RedisServer:
 
 
 @contextmanager
-def running(*arguments: str, port: int | None = None) -> Generator[RedisServer]:
+def running(*arguments: str, port: int | None = None, program: str | None = None) -> Generator[RedisServer]:
     """Run a server of the test's own, to do anything to."""
     directory = tempfile.mkdtemp(prefix="fw-")  # short: the path of a Unix socket may have 107 bytes
-    made = RedisServer(*(argument.replace("DIRECTORY", directory) for argument in arguments), directory=directory, port=port)
+    made = RedisServer(*(argument.replace("DIRECTORY", directory) for argument in arguments), directory=directory, port=port, program=program)
     try:
         made.start()
         yield made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -36,7 +36,7 @@ from tests.redis.scenes import (
     works,
 )
 from tests.servers.processes import Process, free_ports
-from tests.servers.redis import RedisServer, command, redis_server
+from tests.servers.redis import RedisServer, command, redis_server, valkey_server
 
 anyio_backend = loops("asyncio", "asyncio+uvloop")
 
@@ -159,10 +159,11 @@ MINIMUM = re.findall(r"\+([a-z|]+)", re.split(r"ACL SETUSER app on >password", f
 """The commands that a user needs, as the documentation of the package has them."""
 
 
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[RedisServer]:
+@pytest.fixture(scope="module", params=[redis_server, valkey_server], ids=["redis", "valkey"])
+def guarded(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A server for users with few rights."""
-    with running() as own:
+    program: Callable[[], str] = request.param
+    with running(program=program()) as own:
         yield own
 
 

