@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -348,24 +350,28 @@ async def test_a_cluster_client_of_the_application() -> None:
 # ---------------------------------------------------------------------- sentinels, clusters
 
 
+@contextmanager
+def sentinel(directory: Path, port: int, *lines: str) -> Generator[None]:
+    """Run a sentinel that listens on ``port``, and is told the rest by ``lines``."""
+    file = directory / "sentinel.conf"
+    file.write_text("\n".join([f"port {port}", "bind 127.0.0.1", f"dir {directory}", *lines, ""]))
+    probe = RedisServer(directory=str(directory), port=port)  # for its way to tell whether something listens; never started
+    process = Process([redis_server(), file, "--sentinel"], directory / "log", probe._listens)
+    process.start()
+    try:
+        yield
+    finally:
+        process.stop()
+
+
 @pytest.fixture(scope="module")
 def watched() -> Iterator[str]:
     """A master with a password, and a sentinel with another; the sentinel's host and port."""
     (port,) = free_ports()
     with running("--requirepass", "master's") as master, tempfile.TemporaryDirectory(prefix="fw-") as name:
-        directory = Path(name)
-        file = directory / "sentinel.conf"
-        file.write_text(
-            f"port {port}\nbind 127.0.0.1\ndir {directory}\nrequirepass sentinels\nsentinel monitor themaster 127.0.0.1 {master.port} 1\n"
-            'sentinel auth-pass themaster "master\'s"\n'
-        )
-        probe = RedisServer(directory=str(directory), port=port)  # for its way to tell whether something listens; never started
-        process = Process([redis_server(), file, "--sentinel"], directory / "log", probe._listens)
-        process.start()
-        try:
+        lines = ["requirepass sentinels", f"sentinel monitor themaster 127.0.0.1 {master.port} 1", 'sentinel auth-pass themaster "master\'s"']
+        with sentinel(Path(name), port, *lines):
             yield f"127.0.0.1:{port}"
-        finally:
-            process.stop()
 
 
 @pytest.mark.anyio
@@ -375,7 +381,40 @@ async def test_sentinels_with_a_password(watched: str) -> None:
         await works(rt)
     await refused(f"redis+sentinel://:master%27s@{watched}/themaster", Unauthenticated, "sentinel", "sentinel_password")
     await refused(f"redis+sentinel://:wrong@{watched}/themaster?sentinel_password=sentinels", Unauthenticated)
-    await refused(f"redis+sentinel://:master%27s@{watched}/another?sentinel_password=sentinels", ConnectFailed, "another", seconds=1.5)
+    await refused(
+        f"redis+sentinel://:master%27s@{watched}/another?sentinel_password=sentinels", ConnectFailed, "another", "is that its name", seconds=1.5
+    )
+    await refused(f"redis+sentinel://:master%27s@127.0.0.1:{absent}/themaster", ConnectFailed, f"the sentinel 127.0.0.1:{absent}", seconds=1.5)
+
+
+@pytest.mark.anyio
+async def test_tls_to_sentinels_and_servers_each_by_itself(tls: RedisServer, certificates: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    ca, certificate, key = certificates
+    plain_port, tls_port = free_ports(2)
+    lines = [
+        f"tls-port {tls_port}", f"tls-cert-file {certificate}", f"tls-key-file {key}", f"tls-ca-cert-file {ca}", "tls-auth-clients no", "tls-replication yes",
+        f"sentinel monitor bytls 127.0.0.1 {tls.port} 1", f"sentinel monitor plainly 127.0.0.1 {server().port} 1",
+        "sentinel down-after-milliseconds plainly 60000",  # to which it speaks TLS in vain
+    ]  # fmt: skip
+    with sentinel(tmp_path, plain_port, *lines):
+        for sentinel_port, master, options in [
+            (tls_port, "bytls", f"tls=true&tls_ca={ca}"),
+            (plain_port, "bytls", f"tls=true&sentinel_tls=false&tls_ca={ca}"),
+            (tls_port, "plainly", f"sentinel_tls=true&tls_ca={ca}"),
+            (plain_port, "plainly", ""),
+        ]:
+            async with opened(f"redis+sentinel://127.0.0.1:{sentinel_port}/{master}?{options}") as rt:
+                await works(rt)
+        at = f"the sentinel 127.0.0.1:{tls_port}"
+        await refused(f"redis+sentinel://127.0.0.1:{tls_port}/bytls?tls=true", ConnectFailed, at, "certificate", "tls_ca", seconds=1.5)
+        await refused(f"redis+sentinel://127.0.0.1:{tls_port}/bytls", ConnectFailed, at, "does it want TLS?", seconds=1.5)
+
+
+@pytest.mark.anyio
+async def test_sentinels_that_do_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at = f"127.0.0.1:{silent.getsockname()[1]}"
+        await refused(f"redis+sentinel://{at},{at},{at}/themaster", ConnectFailed, "themaster", "did not answer within 0.4 s", seconds=1.0)
 
 
 @pytest.mark.anyio

@@ -10,7 +10,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -83,7 +83,7 @@ def deployment_of(options: RedisOptions, client: Redis | RedisCluster | None) ->
     if isinstance(client, RedisCluster):
         return Cluster(client, own=False, patience=options.patience)
     if client is not None:
-        return Single(client, own=False)
+        return Single(client, own=False, patience=options.patience)
     target = parse_target(options.url.get_secret_value() or _DEFAULT)
     shared: dict[str, Any] = {  # Any: keyword arguments of the client
         **target.credentials(),
@@ -96,7 +96,7 @@ def deployment_of(options: RedisOptions, client: Redis | RedisCluster | None) ->
         nodes = [ClusterNode(host, port) for host, port in target.hosts]
         arguments: dict[str, Any] = {**shared, "startup_nodes": nodes, **({"ssl": True, **_tls(options)} if options.tls else {})}  # Any: as above
         return Cluster(RedisCluster(**arguments), own=True, patience=options.patience)
-    return Single(_single(options, target, shared), own=True)
+    return Single(_single(options, target, shared), own=True, patience=options.patience)
 
 
 def _single(options: RedisOptions, target: Target, shared: dict[str, Any]) -> Redis:  # Any: as above
@@ -140,9 +140,10 @@ class Single:
 
     sharded = False
 
-    def __init__(self, client: Redis, *, own: bool) -> None:
+    def __init__(self, client: Redis, *, own: bool, patience: float) -> None:
         self.client = client
         self._own = own
+        self._patience = patience
 
     @property
     def where(self) -> str:
@@ -161,7 +162,31 @@ class Single:
 
     async def masters(self) -> Sequence[Master]:
         """See :class:`Deployment`."""
-        return [Master(self.where, self.client.connection_pool.make_connection, ())]
+        pool = self.client.connection_pool
+        if isinstance(pool, SentinelConnectionPool):
+            with anyio.move_on_after(self._patience) as asking:
+                await self._ask(pool)
+            if asking.cancelled_caught:
+                raise ConnectFailed(f"redis: no connection to {self.where}: they did not answer within {self._patience:g} s")
+        return [Master(self.where, pool.make_connection, ())]
+
+    async def _ask(self, pool: SentinelConnectionPool) -> None:
+        """Have the sentinels name the master. Connecting asks them again, but its error would leave out why it is that none of them answers."""
+        try:
+            await pool.get_master_address()  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]  # redis-py's
+        except MasterNotFoundError as error:
+            found: list[FanwireError] = []
+            for sentinel in _sentinels(pool):
+                kwargs = sentinel.connection_pool.connection_kwargs
+                try:
+                    await sentinel.ping()  # pyright: ignore[reportUnknownMemberType]  # redis-py's
+                except Exception as reason:  # noqa: BLE001 - the first one's is told
+                    found.append(connect_error(reason, f"the sentinel {kwargs['host']}:{kwargs['port']}"))
+                else:
+                    raise connect_error(error, self.where) from error
+            raise found[0] from error
+        except Exception as error:
+            raise connect_error(error, self.where) from error
 
     async def moved(self, connection: AbstractConnection) -> bool:
         """Ask the sentinels: a master that they have replaced takes writes until it is told, and loses them then."""
@@ -181,9 +206,12 @@ class Single:
         pool = self.client.connection_pool
         await pool.disconnect()
         if isinstance(pool, SentinelConnectionPool):
-            sentinels = cast("list[Redis]", pool.sentinel_manager.sentinels)  # pyright: ignore[reportUnknownMemberType]  # redis-py does not say what they are
-            for sentinel in sentinels:
+            for sentinel in _sentinels(pool):
                 await sentinel.connection_pool.disconnect()
+
+
+def _sentinels(pool: SentinelConnectionPool) -> list[Redis]:
+    return cast("list[Redis]", pool.sentinel_manager.sentinels)  # pyright: ignore[reportUnknownMemberType]  # redis-py does not say what they are
 
 
 @final

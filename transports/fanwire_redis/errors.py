@@ -57,6 +57,7 @@ _HINTS: Final = (
     ("Connection reset", ": does it want TLS? Then use rediss:// or tls=true"),
     ("Connection closed by server", ": does it want TLS? Then use rediss:// or tls=true"),
     ("while writing to socket", ": does it want TLS? Then use rediss:// or tls=true"),
+    ("the handler is closed", ": does it want TLS? Then use rediss:// or tls=true"),  # uvloop's
 )
 _FORBIDDEN: Final = ("ACL failure in script", "The user executing the script can't")
 """How servers say in a script what is NOPERM outside of one, by their versions."""
@@ -97,9 +98,10 @@ def connect_error(error: Exception, where: str) -> FanwireError:
     text = str(error) or type(error).__name__
     made: FanwireError
     if isinstance(error, MasterNotFoundError):
-        made = _no_master(text, where)
+        made = ConnectFailed(f"redis: no connection to {where}: they name no such master; is that its name, and is it up?")
     elif isinstance(error, client.AuthenticationError | client.AuthorizationError) or any(sign in text for sign in _CREDENTIALS):
-        made = Unauthenticated(f"redis: {where} refuses the credentials: {text}")
+        hint = ": set sentinel_username and sentinel_password" if where.startswith("the sentinel ") else ""
+        made = Unauthenticated(f"redis: {where} refuses the credentials: {text}{hint}")
     elif isinstance(error, client.NoPermissionError):
         made = PermissionDenied(f"redis: {where}: {text}")
     elif isinstance(error, client.ResponseError) and "DB index" in text:
@@ -111,13 +113,3 @@ def connect_error(error: Exception, where: str) -> FanwireError:
         made = ConnectFailed(f"redis: no connection to {where}: {text}{hint}")
     made.__cause__ = error
     return made
-
-
-def _no_master(text: str, where: str) -> FanwireError:
-    """Return the error for sentinels that name no master; the client's text shows its own objects."""
-    if "AuthenticationError" in text or any(sign in text for sign in _CREDENTIALS):
-        return Unauthenticated(f"redis: {where}: the sentinels refuse the credentials: set sentinel_username and sentinel_password")
-    if "unknown command" in text:
-        return Unsupported(f"redis: {where}: what was asked is no sentinel: use redis://")
-    reason = "they cannot be reached" if " : " in text else "is that its name, and is it up?"
-    return ConnectFailed(f"redis: no connection to {where}: they name no such master; {reason}")
