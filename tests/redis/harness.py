@@ -23,7 +23,7 @@ from fanwire_redis.scripts import PUBLISH
 from tests.servers.processes import free_ports
 from tests.servers.redis import ForeignServer, RedisCluster, RedisServer, Sentinels, command, external, valkey_server
 
-__all__ = ("ClusterHarness", "Hybrid", "Plain", "SentinelHarness", "Valkey", "cluster", "sentinels", "server", "stop_all", "valkey")
+__all__ = ("ClusterHarness", "Hybrid", "Plain", "PlainCluster", "SentinelHarness", "Valkey", "cluster", "sentinels", "server", "stop_all", "valkey")
 
 _running: list[Callable[[], None]] = []
 
@@ -290,6 +290,12 @@ class ClusterHarness(Hybrid):
         transport = RedisTransport(options.model_copy(update={"url": SecretStr(f"{self.scheme}://{hosts}")}))
         transport.native(ClusterClient).nodes_manager.address_remap = self.proxied  # the servers name one another by their own addresses
         return transport
+
+
+class PlainCluster(ClusterHarness):
+    """A cluster, without history."""
+
+    defaults: ClassVar[dict[str, object]] = Plain.defaults
 
 
 class SentinelHarness(Hybrid):

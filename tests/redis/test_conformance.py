@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fanwire.testing.suite import TransportSuite
-from tests.redis.harness import ClusterHarness, Hybrid, Plain, SentinelHarness, Valkey
+from tests.redis.harness import ClusterHarness, Hybrid, Plain, PlainCluster, SentinelHarness, Valkey
 
 
 class TestHybrid(TransportSuite):
@@ -24,6 +24,14 @@ class TestPlain(TransportSuite):
 
 class TestCluster(TransportSuite):
     harness = ClusterHarness
+
+
+class TestPlainCluster(TransportSuite):
+    harness = PlainCluster
+
+    @classmethod
+    def loops(cls) -> dict[str, tuple[str, dict[str, object]]]:
+        return {"asyncio": super().loops()["asyncio"]}
 
 
 class TestSentinel(TransportSuite):

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.to_thread
 import pytest
 import redis
 
@@ -177,7 +178,16 @@ async def test_a_replica_that_lagged_is_promoted(regrown: int, monkeypatch: pyte
 def cluster() -> Iterator[RedisCluster]:
     """Three masters with a replica each, of these tests' own: their roles change."""
     made = RedisCluster()
-    made.servers = [RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *AT_ONCE, port=server.port) for server in made.servers]
+    options = (
+        "--cluster-enabled",
+        "yes",
+        "--cluster-node-timeout",
+        "1000",
+        "--shutdown-timeout",
+        "0",
+        *AT_ONCE,
+    )  # the last but one: for replicas that are gone
+    made.servers = [RedisServer(*options, port=server.port) for server in made.servers]
     try:
         made.start()
         yield made
@@ -213,6 +223,14 @@ class Place:
     def replica(self) -> RedisServer:
         """Return its replica."""
         return self._at(self.ports()[1])
+
+    def roles(self) -> dict[int, bool]:
+        """Return whether each server is a master, by its port."""
+        found = {}
+        for server in self.cluster.servers:
+            with plain(server) as client:
+                found[server.port] = client.info("replication")["role"] == "master"
+        return found
 
     def _at(self, port: int) -> RedisServer:
         return next(server for server in self.cluster.servers if server.port == port)
@@ -313,6 +331,28 @@ async def test_left_and_entered_again_at_once(cluster: RedisCluster) -> None:
                 await other.publish(room(), number)
                 await watcher.reach(number)
         assert rt.stats().connections == 1
+
+
+@pytest.mark.anyio
+async def test_all_of_a_cluster_is_restarted_with_its_data(cluster: RedisCluster) -> None:
+    """As for an upgrade: the servers end in order, all at once, and come back in the roles they had."""
+    namespace = fresh_namespace()
+    place = Place(cluster, namespace, A)
+    await until(lambda: len(place.ports()) > 1, "its replica is known")
+    roles = place.roles()
+    elsewhere = [room(title) for title in "bcdefgh"]
+    async with opened(cluster.url, namespace, timeout=25) as rt, watching(rt, *elsewhere) as others:
+        async with under_way(rt, cluster.url, namespace) as (books, watcher):
+            await rt.publish_many([ref(1) for ref in elsewhere])
+            await anyio.to_thread.run_sync(cluster.restart, roles)
+            await rt.publish_many([ref(2) for ref in elsewhere], timeout=25)
+        assert place.roles() == roles
+        await until(lambda: others.numbers.count(2) == len(elsewhere), "the other channels go on")
+        assert others.numbers.count(1) == len(elsewhere)
+        assert not others.gaps
+    with plain(place.master()) as client:
+        assert check(books, watcher, client, namespace) == 0
+    assert not watcher.gaps
 
 
 @pytest.mark.anyio

@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -183,6 +184,17 @@ class RedisCluster:
             command(client, "CLUSTER REPLICATE", master)
         until(lambda: all(_serves(client) for client in clients), "the cluster serves all slots")
         until(lambda: all(_in_step(client) for client in clients[3:]), "the replicas are in step")
+        for client in clients:
+            client.close()
+
+    def restart(self, masters: Mapping[int, bool]) -> None:
+        """End all servers at once and in order, and start them with their data: first those that are masters, by their ports."""
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(RedisServer.stop, self.servers))
+        for server in sorted(self.servers, key=lambda server: not masters[server.port]):
+            server.start()
+        clients = [server.client(decode_responses=True) for server in self.servers]
+        until(lambda: all(_serves(client) for client in clients), "the cluster serves all slots again")
         for client in clients:
             client.close()
 
