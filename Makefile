@@ -5,8 +5,8 @@
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
-# In as many processes as there are cores, up to four: each starts servers of its own. For one, ARGS="-n 0".
-PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+# In one process more than there are cores, up to four, for some wait: each starts servers of its own. For one, ARGS="-n 0".
+PARALLEL := -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1))) --maxprocesses 4 --dist worksteal
 
 # The sources in this directory are installed editable; a PYTHONPATH or virtual environment of the caller's must not come before them.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
