@@ -22,6 +22,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeGuard, get_args
 from urllib.parse import unquote, unquote_plus
@@ -387,6 +388,7 @@ def _fault(
     model: type[TransportOptions], given: Mapping[str, Option], known: Collection[str], kind: str, loc: tuple[int | str, ...], text: str
 ) -> str:
     """Say what is wrong with one option."""
+    text = text.removeprefix("Value error, ").removeprefix("Assertion failed, ")  # pydantic's, before what a validator said itself
     name = str(loc[0]) if loc else ""
     if not loc:
         return f"options {', '.join(sorted(given)) or 'by default'}: {_scrub(text, model, given)}"
@@ -422,12 +424,13 @@ def _accepted(name: str, model: type[TransportOptions]) -> str:
 
 
 def _is_secret(name: str, model: type[TransportOptions]) -> bool:
-    if _SECRET.search(name):
+    kinds = [model.model_fields[field].annotation for field in model.model_fields if name in {field, _accepted(field, model)}]
+    if any(_holds(kind, SecretStr, SecretBytes) for kind in kinds):
         return True
-    return any(name in {field, _accepted(field, model)} and _holds_secret(model.model_fields[field].annotation) for field in model.model_fields)
+    return _SECRET.search(name) is not None and not any(_holds(kind, Path) for kind in kinds)  # where a key is kept is none
 
 
-def _holds_secret(annotation: object) -> bool:
-    if isinstance(annotation, type) and issubclass(annotation, SecretStr | SecretBytes):
+def _holds(annotation: object, *kinds: type) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, kinds):
         return True
-    return any(_holds_secret(argument) for argument in get_args(annotation))
+    return any(_holds(argument, *kinds) for argument in get_args(annotation))
