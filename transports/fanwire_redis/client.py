@@ -184,7 +184,7 @@ class Single:
                     found.append(connect_error(reason, f"the sentinel {kwargs['host']}:{kwargs['port']}"))
                 else:
                     raise connect_error(error, self.where) from error
-            raise found[0] from error
+            raise found[0] from found[0].__cause__
         except Exception as error:
             raise connect_error(error, self.where) from error
 
