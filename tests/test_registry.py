@@ -390,6 +390,28 @@ def test_what_validators_quote_would_be_seen_where_it_is_no_secret(toyfan: Plant
             ToyOptions.model_validate(values)
 
 
+def test_of_what_is_called_a_key_only_the_path_of_a_file_is_shown(toyfan: Planter) -> None:
+    toyfan.metadata("keyfan", {"keyed": "keyfan:T"})
+    lines = [
+        "from pathlib import Path",
+        "from typing import Annotated, Optional",
+        "from pydantic import AfterValidator",
+        "from toyfan import ToyOptions, ToyTransport",
+        "def no(value): raise ValueError(f'there is no {value}')",
+        "class O(ToyOptions):",
+        " key_file: Optional[Annotated[Path, AfterValidator(no)]] = None",
+        " other_key: Annotated[Path, AfterValidator(no)] | None = None",
+        " key: Annotated[Path | str, AfterValidator(no)] = ''",
+        " keys: Annotated[dict[str, Path], AfterValidator(no)] = {}",
+        "class T(ToyTransport): options_model = O",
+    ]
+    toyfan.module("keyfan", "\n".join(lines))
+    for name in ("key_file", "other_key"):
+        assert str(refusal("keyed://h", **{name: "/some/where"})).endswith(f"{name}: there is no /some/where")
+    assert SECRET not in said(refusal("keyed://h", key=SECRET)).lower()
+    assert SECRET not in said(refusal("keyed://h", keys={SECRET: "/some/where"})).lower()
+
+
 def test_a_secret_is_not_in_the_repr_of_options(toyfan: Planter) -> None:
     options: object = getattr(open_transport(f"toy://u:{SECRET}@h?password={SECRET}"), "options", None)
     assert isinstance(options, TransportOptions)

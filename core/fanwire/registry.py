@@ -23,8 +23,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple, TypeGuard, get_args
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, NamedTuple, TypeGuard, Union, get_args, get_origin
 from urllib.parse import unquote, unquote_plus
 
 from pydantic import SecretBytes, SecretStr, ValidationError
@@ -424,13 +424,23 @@ def _accepted(name: str, model: type[TransportOptions]) -> str:
 
 
 def _is_secret(name: str, model: type[TransportOptions]) -> bool:
-    kinds = [model.model_fields[field].annotation for field in model.model_fields if name in {field, _accepted(field, model)}]
-    if any(_holds(kind, SecretStr, SecretBytes) for kind in kinds):
+    kinds = [
+        leaf for field in model.model_fields if name in {field, _accepted(field, model)} for leaf in _leaves(model.model_fields[field].annotation)
+    ]
+    if any(issubclass(kind, SecretStr | SecretBytes) for kind in kinds):
         return True
-    return _SECRET.search(name) is not None and not any(_holds(kind, Path) for kind in kinds)  # where a key is kept is none
+    is_path = bool(kinds) and all(issubclass(kind, Path | NoneType) for kind in kinds)  # where a key is kept is no secret
+    return _SECRET.search(name) is not None and not is_path
 
 
-def _holds(annotation: object, *kinds: type) -> bool:
-    if isinstance(annotation, type) and issubclass(annotation, kinds):
-        return True
-    return any(_holds(argument, *kinds) for argument in get_args(annotation))
+def _leaves(annotation: object) -> Iterator[type]:
+    """Yield the classes that a type consists of; of what is none, ``object``."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if arguments := get_args(annotation):
+        for argument in arguments:
+            yield from _leaves(argument)
+        if get_origin(annotation) not in {Union, UnionType}:
+            yield object
+    else:
+        yield annotation if isinstance(annotation, type) else object

@@ -108,8 +108,12 @@ def test_closing_while_it_is_being_opened(transport: MemoryTransport) -> None:
     until(lambda: not portals(), "the thread has ended")
 
 
-def test_a_call_that_reaches_the_loop_at_its_very_end(rt: BlockingRealtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was let in before the end was noted, and handed over once the loop had cancelled its tasks. A task begun now would never run, nor be awaited."""
+@pytest.fixture
+def last_moment(rt: BlockingRealtime, monkeypatch: pytest.MonkeyPatch) -> Portal:
+    """Have the next call reach the portal's loop in its very last turn.
+
+    It was let in before the end was noted, and handed over once the loop had cancelled its tasks. A task begun then would never run, nor be awaited.
+    """
     portal = portal_of(rt)
     loop = portal._loop
     assert loop is not None
@@ -134,13 +138,29 @@ def test_a_call_that_reaches_the_loop_at_its_very_end(rt: BlockingRealtime, monk
     monkeypatch.setattr(loop, "shutdown_default_executor", last_thing)
     monkeypatch.setattr(portals_module, "_context", context_at_the_end)
     monkeypatch.setattr(portal, "post", post_and_tell)
+    return portal
+
+
+def test_a_call_that_reaches_the_loop_at_its_very_end(rt: BlockingRealtime, last_moment: Portal) -> None:
     calling = in_thread(rt.ping)
-    until(lambda: bool(portal._jobs), "it was let in")
+    until(lambda: bool(last_moment._jobs), "it was let in")
+    loop = last_moment._loop
+    assert loop is not None
     rt.close()
     with pytest.raises(Closed):
         finish(calling)
-    assert not portal._jobs
+    assert not last_moment._jobs
     assert not asyncio.all_tasks(loop)
+
+
+def test_a_view_that_asks_for_more_at_the_very_end(rt: BlockingRealtime, request: pytest.FixtureRequest) -> None:
+    with rt.events() as events:
+        assert next(events).state == "connected"
+        portal: Portal = request.getfixturevalue("last_moment")
+        asking = in_thread(lambda: list(events))
+        until(lambda: bool(portal._jobs), "it was let in")
+        rt.close()
+        assert finish(asking) == []
 
 
 def test_any_number_of_threads_may_close(rt: BlockingRealtime) -> None:

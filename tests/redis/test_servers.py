@@ -16,8 +16,9 @@ from redis.asyncio import RedisCluster as ClusterClient
 
 import fanwire_redis
 from fanwire import BlockingRealtime, Channel, Realtime, Start, topic
-from fanwire.errors import ConfigError, ConnectFailed, FanwireError, PermissionDenied, Unauthenticated, Unsupported
-from fanwire_redis import RedisOptions, RedisTransport
+from fanwire.errors import ConfigError, ConnectFailed, FanwireError, Internal, PermissionDenied, Unauthenticated, Unavailable, Unsupported
+from fanwire.runs import StepRecord
+from fanwire_redis import RedisOptions, RedisStepStore, RedisTransport
 from fanwire_redis.scripts import PUBLISH
 from tests.redis.harness import cluster
 from tests.redis.scenes import (
@@ -144,6 +145,21 @@ def test_a_file_that_is_not_there_is_found_before_connecting(option: str) -> Non
         Realtime.from_url(f"rediss://localhost?{option}=/nowhere.pem")
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "-----BEGIN PRIVATE KEY-----\nMIIEsecret\n-----END PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY----- MIIEsecret",
+        "MIIEsecret\n",
+        "MIIEsecret" * 99,
+    ],
+)
+def test_a_key_in_the_place_of_its_file_is_not_shown(given: str) -> None:
+    with pytest.raises(ConfigError, match="tls_key.*give that of a file") as raised:
+        Realtime.from_url("rediss://localhost", options={"tls_key": given})
+    assert "secret" not in str(raised.value)
+
+
 # ---------------------------------------------------------------------- passwords and users
 
 
@@ -260,7 +276,19 @@ def test_what_could_not_be_published_is_not_in_history(epoch: str) -> None:
         arguments: list[str | int] = ["APPEND", wrong, 10, 60_000, epoch, "1700000000000", 60_000, "plain", "frame", "another"]
         (told,) = command(client, "EVAL", PUBLISH.source, 1, stream, *arguments)
         assert told.startswith(b"!WRONGTYPE")
+        assert client.xinfo_stream(stream)["last-generated-id"] == b"1700000000000-2", "it was appended once"
         assert [id for id, _ in command(client, "XRANGE", stream, "-", "+")] == [b"1700000000000-1"]
+
+
+@pytest.mark.anyio
+async def test_a_server_whose_publish_has_another_name() -> None:
+    namespace = fresh_namespace()
+    with running("--rename-command", "PUBLISH", "proclaim") as own:
+        async with opened(own.url, namespace) as rt:
+            with pytest.raises(Internal, match="(?i)command"):
+                await rt.publish(room(), 1)
+        with plain(own) as client:
+            assert not client.exists(stream_of(namespace, "feed:a"))
 
 
 @pytest.mark.anyio
@@ -410,16 +438,61 @@ async def test_tls_to_sentinels_and_servers_each_by_itself(tls: RedisServer, cer
         await refused(f"redis+sentinel://127.0.0.1:{tls_port}/bytls", ConnectFailed, at, "does it want TLS?", seconds=1.5)
 
 
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The host and port of what accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
 @pytest.mark.anyio
-async def test_sentinels_that_do_not_answer() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        at = f"127.0.0.1:{silent.getsockname()[1]}"
-        await refused(f"redis+sentinel://{at},{at},{at}/themaster", ConnectFailed, "themaster", "did not answer within 0.4 s", seconds=1.0)
+async def test_sentinels_that_do_not_answer(silent: str) -> None:
+    await refused(f"redis+sentinel://{silent},{silent},{silent}/themaster", ConnectFailed, "themaster", "did not answer within 0.4 s", seconds=1.0)
+
+
+@pytest.mark.anyio
+async def test_one_sentinel_that_answers_is_enough(watched: str, silent: str) -> None:
+    (absent,) = free_ports()
+    hosts = f"127.0.0.1:{absent},{silent},{silent},{watched}"
+    with anyio.fail_after(1.0):  # one after the other would take 4 s
+        async with opened(f"redis+sentinel://:master%27s@{hosts}/themaster?sentinel_password=sentinels") as rt:
+            await works(rt)
+
+
+@pytest.mark.anyio
+async def test_of_several_sentinels_the_one_is_quoted_that_says_most(watched: str, silent: str) -> None:
+    (absent,) = free_ports()
+    dead = f"127.0.0.1:{absent},{silent}"
+    await refused(f"redis+sentinel://{dead},{watched}/themaster", Unauthenticated, f"the sentinel {watched}", "sentinel_password", seconds=1.0)
+    known = f"redis+sentinel://{dead},{watched}/another?sentinel_password=sentinels"
+    await refused(known, ConnectFailed, "they name no such master", seconds=1.0)
+
+
+@pytest.mark.anyio
+async def test_a_step_store_is_told_what_sentinels_say(watched: str, silent: str) -> None:
+    record = StepRecord("run", None, None, b"1")
+    url = f"redis+sentinel://:master%27s@{watched}/themaster"
+    async with RedisStepStore(f"{url}?sentinel_password=sentinels") as store:
+        await store.record(fresh_namespace(), "step", record)
+    for at, kind, words in [
+        (url, Unauthenticated, f"the sentinel {watched} refuses .* sentinel_password"),
+        (f"redis+sentinel://127.0.0.1:{server().port}/themaster", Unsupported, "is no sentinel: use redis://"),
+        (f"redis+sentinel://{silent}/themaster", Unavailable, "within 1 s"),
+    ]:
+        with pytest.raises(kind, match=words):
+            async with RedisStepStore(at, timeout=1.0):
+                pass
 
 
 @pytest.mark.anyio
 async def test_a_server_that_is_no_sentinel() -> None:
-    await refused(f"redis+sentinel://127.0.0.1:{server().port}/themaster", FanwireError, "no sentinel", "redis://", seconds=1.0)
+    await refused(
+        f"redis+sentinel://127.0.0.1:{server().port}/themaster",
+        FanwireError,
+        f"the sentinel 127.0.0.1:{server().port} is no sentinel",
+        "redis://",
+        seconds=1.0,
+    )
 
 
 class Wide(Channel, name="wide:{number}"):

@@ -10,7 +10,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -164,29 +164,46 @@ class Single:
         """See :class:`Deployment`."""
         pool = self.client.connection_pool
         if isinstance(pool, SentinelConnectionPool):
-            with anyio.move_on_after(self._patience) as asking:
-                await self._ask(pool)
-            if asking.cancelled_caught:
-                raise ConnectFailed(f"redis: no connection to {self.where}: they did not answer within {self._patience:g} s")
+            await self._find(pool)
         return [Master(self.where, pool.make_connection, ())]
 
-    async def _ask(self, pool: SentinelConnectionPool) -> None:
-        """Have the sentinels name the master. Connecting asks them again, but its error would leave out why it is that none of them answers."""
-        try:
-            await pool.get_master_address()  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]  # redis-py's
-        except MasterNotFoundError as error:
-            found: list[FanwireError] = []
-            for sentinel in _sentinels(pool):
-                kwargs = sentinel.connection_pool.connection_kwargs
-                try:
-                    await sentinel.ping()  # pyright: ignore[reportUnknownMemberType]  # redis-py's
-                except Exception as reason:  # noqa: BLE001 - the first one's is told
-                    found.append(connect_error(reason, f"the sentinel {kwargs['host']}:{kwargs['port']}"))
-                else:
-                    raise connect_error(error, self.where) from error
-            raise found[0] from found[0].__cause__
-        except Exception as error:
-            raise connect_error(error, self.where) from error
+    async def _find(self, pool: SentinelConnectionPool) -> None:
+        """Ask all sentinels at once; the first that names the master is the first to be asked from now on.
+
+        Connecting asks them again, one after the other, where those that are silent would take up the time; and its error leaves out what they have said.
+        """
+        service = str(pool.service_name)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]  # redis-py's
+        named, others = False, 0
+        failures: list[FanwireError] = []
+
+        async def ask(sentinel: Redis, sentinels: list[Redis]) -> None:
+            nonlocal named, others
+            kwargs = sentinel.connection_pool.connection_kwargs
+            try:
+                states = cast("dict[object, dict[str, Any]]", await sentinel.sentinel_masters())  # Any: numbers and words, as redis-py has read them
+            except Exception as error:  # noqa: BLE001 - told below
+                failures.append(connect_error(error, f"the sentinel {kwargs['host']}:{kwargs['port']}"))
+                return
+            state = states.get(service)
+            # As discover_master() does, one after the other.
+            if state is None or not pool.sentinel_manager.check_master_state(state, service):  # pyright: ignore[reportUnknownMemberType]  # redis-py's
+                others += 1
+                return
+            named = True
+            sentinels.sort(key=lambda other: other is not sentinel)
+            tasks.cancel_scope.cancel()
+
+        with anyio.move_on_after(self._patience):
+            async with anyio.create_task_group() as tasks:
+                for each in list(_sentinels(pool)):
+                    tasks.start_soon(ask, each, _sentinels(pool))
+        if named:
+            return
+        if others:
+            raise ConnectFailed(f"redis: no connection to {self.where}: they name no such master; is that its name, and is it up?")
+        if failures:
+            raise next((failure for failure in failures if not failure.retryable), failures[0])
+        raise ConnectFailed(f"redis: no connection to {self.where}: they did not answer within {self._patience:g} s")
 
     async def moved(self, connection: AbstractConnection) -> bool:
         """Ask the sentinels: a master that they have replaced takes writes until it is told, and loses them then."""

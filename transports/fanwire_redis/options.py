@@ -15,6 +15,9 @@ __all__ = ("RedisOptions", "Target", "parse_target")
 
 
 def _existing(path: Path) -> Path:
+    text = str(path)
+    if len(text) > 500 or not text.isprintable() or "-----BEGIN" in text:  # what a file holds, which may be a secret
+        raise ValueError("that is no path: give that of a file")
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     return path
@@ -67,7 +70,7 @@ class RedisOptions(TransportOptions):
 
     @property
     def patience(self) -> float:
-        """Seconds that a server may take to be connected to: less than ``probe``, so that whoever waits as long as that is told what was wrong."""
+        """Seconds that a server may take to accept a connection, and to answer on it: less than ``probe``, so that who waits as long as that is told of one that does not."""
         return 0.8 * self.probe
 
 

@@ -11,7 +11,17 @@ local call = redis.pcall
 local results, keys_used, first = {}, 1, 9
 
 -- Nothing is appended that may not be published: to take it back would leave a hole in the numbers, for newer servers let no stream go back behind what was deleted last.
-if not redis.acl_check_cmd(publish, channel, '') then return { '!' .. call(publish, channel, '').err } end
+local known, allowed = pcall(redis.acl_check_cmd, publish, channel, '')
+if not known then return { '!' .. (type(allowed) == 'table' and allowed.err or tostring(allowed)) } end
+if not allowed then return { '!' .. call(publish, channel, '').err } end
+
+-- Publishes what was appended. Returns an error if that fails all the same, and then it is gone.
+local function publish_or_undo(id, payload)
+  local told = call(publish, channel, id .. ' ' .. payload)
+  if type(told) ~= 'table' then return nil end
+  call('XDEL', stream, id)
+  return '!' .. told.err
+end
 
 -- The common case, before anything else is made ready.
 if ARGV[8] == 'plain' and epoch ~= '' then
@@ -19,12 +29,10 @@ if ARGV[8] == 'plain' and epoch ~= '' then
   for i = 9, #ARGV do
     local id = call('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', keep, auto, 'd', ARGV[i])
     if type(id) ~= 'string' then break end
-    if type(call(publish, channel, id .. ' ' .. ARGV[i])) ~= 'number' then
-      call('XDEL', stream, id)
-      break
-    end
-    results[i - 8] = id
-    first = i + 1
+    local failed = publish_or_undo(id, ARGV[i])
+    results[i - 8] = failed or id
+    first = failed and #ARGV + 1 or i + 1
+    if failed then break end
   end
   if first > #ARGV then
     call('PEXPIRE', stream, ARGV[4])
@@ -53,12 +61,7 @@ local function send(payload)
     id = append_first(payload)
     if type(id) ~= 'string' then return '!' .. id.err end
   end
-  local published = call(publish, channel, id .. ' ' .. payload)
-  if type(published) == 'table' then
-    call('XDEL', stream, id)
-    return '!' .. published.err
-  end
-  return id
+  return publish_or_undo(id, payload) or id
 end
 
 local function send_once(payload, name, key)

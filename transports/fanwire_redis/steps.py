@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple, Protocol, Self, cast, final
 import anyio
 import redis.exceptions as client_errors
 from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.sentinel import MasterNotFoundError
 
 from fanwire.errors import Closed, ConfigError, DeclarationError, FanwireError, PermissionDenied, Unavailable, Unsupported, WrongLoop
 from fanwire.registry import open_transport
@@ -72,6 +73,7 @@ class _Commands(Protocol):
 class _Open(NamedTuple):
     """What is open on one event loop."""
 
+    deployment: Deployment
     client: _Commands
     turns: asyncio.Semaphore
     keeper: AsyncGenerator[None] | None
@@ -140,7 +142,12 @@ class RedisStepStore:
         Raises:
             FanwireError: the server cannot be reached, or refuses the credentials.
         """
-        await self._call("HEXISTS", self._key(""), b"")
+        try:
+            await self._call("HEXISTS", self._key(""), b"")
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._disconnect()  # for nobody leaves what was not entered
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -188,6 +195,9 @@ class RedisStepStore:
     async def aclose(self) -> None:
         """Close the connections of this event loop; those of another end with it. Idempotent; a closed store cannot be used again."""
         self._closed = True
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         opened = self._open.pop(_loop(), None)
         if opened is not None and opened.keeper is not None:
             await opened.keeper.aclose()
@@ -196,7 +206,7 @@ class RedisStepStore:
 
     async def _call(self, *command: str | bytes | int) -> bytes | None:
         """Send one command, again while the server is away: each of them may be repeated."""
-        client, turns, _ = await self._connected()
+        deployment, client, turns, _ = await self._connected()
         failure: FanwireError | None = None
         pause, longest = _PAUSES
         with anyio.move_on_after(self._timeout):
@@ -205,7 +215,7 @@ class RedisStepStore:
                     async with turns:
                         return await client.execute_command(*command, NEVER_DECODE=True)
                 except (client_errors.RedisError, client_errors.RedisClusterException, OSError) as error:
-                    failure = self._failure(error)
+                    failure = await _said_by_sentinels(error, deployment) or self._failure(error)
                     if not failure.retryable:
                         raise failure from error
                 await anyio.sleep(pause)
@@ -229,7 +239,7 @@ class RedisStepStore:
         # With a client of the application this is its; else each loop has its own.
         deployment = deployment_of(self._options, self._client)
         keeper = None if self._client is not None else _keep(deployment)
-        opened = self._open[loop] = _Open(cast("_Commands", deployment.client), asyncio.Semaphore(_CONNECTIONS), keeper)
+        opened = self._open[loop] = _Open(deployment, cast("_Commands", deployment.client), asyncio.Semaphore(_CONNECTIONS), keeper)
         if keeper is not None:
             await anext(keeper)  # to its first line, without waiting
         return opened
@@ -339,3 +349,14 @@ def _bytes(id: str) -> bytes:
 def _encoded(record: StepRecord) -> bytes:
     """Return one line about it, then its data."""
     return json.dumps([_VERSION, record.kind, record.channel, record.topic], separators=(",", ":")).encode() + b"\n" + record.data
+
+
+async def _said_by_sentinels(error: Exception, deployment: Deployment) -> FanwireError | None:
+    """Return what is wrong with sentinels that name no master: the client's error leaves out what they said."""
+    if not any(isinstance(cause, MasterNotFoundError) or "unknown command 'SENTINEL'" in str(cause) for cause in _chain(error)):
+        return None
+    try:
+        await deployment.masters()
+    except FanwireError as said:
+        return said
+    return None

@@ -179,11 +179,21 @@ class Followed(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        if self._item is None and (self._portal.over is not None or not self._portal.call(self._wait)):
+        if self._item is None and not self._fetch():
             raise StopIteration
         assert self._item is not None
         (item,), self._item = self._item, None
         return item
+
+    def _fetch(self) -> bool:
+        """Wait for an item; return whether there is one."""
+        if self._portal.over is None:
+            try:
+                return self._portal.call(self._wait)
+            except Closed:
+                if self._portal.over is None:
+                    raise
+        return False
 
     async def _wait(self, _: Job[bool]) -> bool:
         with self._portal.waiting(None):
