@@ -23,8 +23,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import MappingProxyType, NoneType, UnionType
-from typing import Annotated, NamedTuple, TypeGuard, Union, get_args, get_origin
+from types import MappingProxyType, NoneType
+from typing import Annotated, NamedTuple, TypeGuard, get_args, get_origin
 from urllib.parse import unquote, unquote_plus
 
 from pydantic import SecretBytes, SecretStr, ValidationError
@@ -440,7 +440,5 @@ def _leaves(annotation: object) -> Iterator[type]:
     if arguments := get_args(annotation):
         for argument in arguments:
             yield from _leaves(argument)
-        if get_origin(annotation) not in {Union, UnionType}:
-            yield object
     else:
         yield annotation if isinstance(annotation, type) else object

@@ -480,8 +480,9 @@ async def test_a_step_store_is_told_what_sentinels_say(watched: str, silent: str
         (f"redis+sentinel://{silent}/themaster", Unavailable, "within 1 s"),
     ]:
         with pytest.raises(kind, match=words):
-            async with RedisStepStore(at, timeout=1.0):
+            async with (store := RedisStepStore(at, timeout=1.0)):
                 pass
+        assert not store._open, "it is entered by nobody, and its connections are open"
 
 
 @pytest.mark.anyio

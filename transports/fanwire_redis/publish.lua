@@ -5,15 +5,13 @@
 --         6 an epoch for a stream that does not exist, 7 ms to remember idempotency keys, 8 how messages are given:
 --         'plain': payloads; 'full': per message its payload, its own id, and 'k' if it has an idempotency key, or ''
 -- Returns one string per message: its id; '=<id>' of another message with the same idempotency key; or '!<error>', behind which nothing was done.
--- It never fails half way: errors of the server are caught and returned.
+-- It never fails half way: once anything is done, errors of the server are caught and returned.
 local stream, publish, channel, keep, epoch = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local call = redis.pcall
 local results, keys_used, first = {}, 1, 9
 
 -- Nothing is appended that may not be published: to take it back would leave a hole in the numbers, for newer servers let no stream go back behind what was deleted last.
-local known, allowed = pcall(redis.acl_check_cmd, publish, channel, '')
-if not known then return { '!' .. (type(allowed) == 'table' and allowed.err or tostring(allowed)) } end
-if not allowed then return { '!' .. call(publish, channel, '').err } end
+if not redis.acl_check_cmd(publish, channel, '') then return { '!' .. call(publish, channel, '').err } end
 
 -- Publishes what was appended. Returns an error if that fails all the same, and then it is gone.
 local function publish_or_undo(id, payload)
