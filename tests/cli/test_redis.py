@@ -54,7 +54,7 @@ def test_nobody_is_there(server: RedisServer) -> None:
         (f"redis+cluster://127.0.0.1:{port}", "refused"),
         ("redis://nowhere.invalid", "dns"),
         ("redis+unix:///nowhere/redis.sock", "no_socket"),
-        (f"redis+sentinel://127.0.0.1:{port}/main", "no_connection"),
+        (f"redis+sentinel://127.0.0.1:{port}/main", "refused"),
     ):
         step = checked(url, "--timeout", "0.5", code=3)["steps"]["connect"]
         assert (step["code"], step["diagnosis"]) == ("connect_failed", diagnosis), url

@@ -66,7 +66,7 @@ async def test_every_delivery_is_counted() -> None:
 
 @pytest.mark.anyio
 async def test_a_message_that_is_lost_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(laps, "_STALLED", 0.05)
+    monkeypatch.setattr(laps, "_STALLED", 0.5)  # many times what a burst takes here
     last = {100_000 + 3 * BURST - 1, 100_000 + 4 * PUBLISHERS - 1, 100_005}
     found = await each_way(lambda: Toy(lambda burst: [sample for sample in burst if sample.index not in last]))
     # Number 5 is in all three, and the pipelined one also holds the last of the awaited.
@@ -118,7 +118,7 @@ def test_it_prints_json() -> None:
 
 
 def test_drops_end_it_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(laps, "_STALLED", 0.05)
+    monkeypatch.setattr(laps, "_STALLED", 0.5)  # many times what a burst takes here
     monkeypatch.setattr(bench.FanwireSubject, "publish", _sometimes(bench.FanwireSubject.publish))
     assert bench.main(["memory://", *SMALL]) == 1
     dropped = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
