@@ -10,7 +10,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -173,10 +173,11 @@ class Single:
         Connecting asks them again, one after the other, where those that are silent would take up the time; and its error leaves out what they have said.
         """
         service = str(pool.service_name)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]  # redis-py's
+        sentinels = _sentinels(pool)
         named, others = False, 0
         failures: list[FanwireError] = []
 
-        async def ask(sentinel: Redis, sentinels: list[Redis]) -> None:
+        async def ask(sentinel: Redis) -> None:
             nonlocal named, others
             kwargs = sentinel.connection_pool.connection_kwargs
             try:
@@ -195,12 +196,12 @@ class Single:
 
         with anyio.move_on_after(self._patience):
             async with anyio.create_task_group() as tasks:
-                for each in list(_sentinels(pool)):
-                    tasks.start_soon(ask, each, _sentinels(pool))
+                for each in tuple(sentinels):
+                    tasks.start_soon(ask, each)
         if named:
             return
         if others:
-            raise ConnectFailed(f"redis: no connection to {self.where}: they name no such master; is that its name, and is it up?")
+            raise connect_error(MasterNotFoundError(service), self.where)
         if failures:
             raise next((failure for failure in failures if not failure.retryable), failures[0])
         raise ConnectFailed(f"redis: no connection to {self.where}: they did not answer within {self._patience:g} s")
